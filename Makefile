@@ -1,0 +1,48 @@
+# make demo, make test: both need only Python 3.11, pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+WHEEL := $(CURDIR)/build/wheel
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: test lint wheel witnesses clean
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@
+
+# The wheel, unpacked where nothing of the checkout can stand in for it.
+wheel: $(VENV)/.installed
+	rm -rf build dist
+	$(BIN)/python -m build --quiet --wheel
+	$(BIN)/pip install --quiet --no-deps --target $(WHEEL) dist/*.whl
+
+lint: wheel
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd $(WHEEL) && $(BIN)/mypy --config-file $(CURDIR)/setup.cfg -p keras_embcam
+
+test: lint
+	cd $$(mktemp -d) && PYTHONPATH=$(WHEEL) $(BIN)/pytest -c $(CURDIR)/setup.cfg \
+		--rootdir $(CURDIR) -m "not slow" $(CURDIR)/tests $(PYTEST_ARGS)
+
+# Other people's libraries, and the arrays that the tests compare with. They live
+# in an environment of their own: the package must not see them.
+WITNESSES := .venv-witnesses
+
+$(WITNESSES)/.installed: tests/witnesses/requirements.txt
+	$(PYTHON) -m venv $(WITNESSES)
+	$(WITNESSES)/bin/pip install --quiet -r tests/witnesses/requirements.txt
+	# It asks for torchvision, which record_cams.py stands in for.
+	$(WITNESSES)/bin/pip install --quiet --no-deps grad-cam==1.5.7
+	touch $@
+
+# Records again what is kept in tests/witnesses/*.npz.
+witnesses: $(WITNESSES)/.installed
+	for script in tests/witnesses/record_*.py; do \
+		$(WITNESSES)/bin/python $$script || exit 1; done
+
+clean:
+	rm -rf build dist *.egg-info .venv .venv-witnesses

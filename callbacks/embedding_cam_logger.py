@@ -1,0 +1,369 @@
+"""EmbeddingCAMLogger: watch in TensorBoard where a network looks while it trains."""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_embcam.callbacks.event_files import find_last_step
+from keras_embcam.callbacks.event_writer import EventWriter
+from keras_embcam.callbacks.projector import MAX_POINTS, write_projector
+from keras_embcam.callbacks.validation_examples import Examples, ValidationExamples
+from keras_embcam.callbacks.validation_run import Numbers, Settings, ValidationRun
+from keras_embcam.drawing import overlay_heatmap, to_uint8
+from keras_embcam.weightings import Weighting, get_weighting
+
+PROXIES = ("single_point", "class_mean", "trained")
+MONITORED = (
+    "val_heatmap_ratio_",
+    "val_localization_accuracy",
+    "val_pointing_game",
+    "val_empty_heatmaps",
+    "val_recall_at_",
+    "val_map_at_r",
+)
+
+
+class EmbeddingCAMLogger(keras.callbacks.Callback):
+    """Log heatmaps, heatmap ratios and retrieval of validation examples.
+
+    In TensorBoard, under `log_dir`:
+
+    ====================  ===================================  =======================
+    run                   tag                                  what
+    ====================  ===================================  =======================
+    ``validation``        ``heatmaps/00``, ``heatmaps/01`` ..  one example each: heat,
+                                                               true box (green), found
+                                                               box (white), caption
+    ``validation``        ``heatmaps/worst``                   the examples with the
+                                                               lowest ratio now
+    both                  ``epoch_heatmap_ratio_bbox``         mean share of heat in the
+                                                               box; in the run
+                                                               ``uniform_baseline``
+                                                               that of a uniform map
+    both                  ``epoch_heatmap_ratio_mask``         the same in the mask
+    ``validation``        ``epoch_localization_accuracy``      boxes found (IoU >= 0.5,
+                                                               threshold 0.2)
+    ``validation``        ``epoch_pointing_game``              maxima on the object
+    ``validation``        ``epoch_empty_heatmaps``             share of all-zero maps
+    ``validation``        ``epoch_recall_at_1`` (2, 4, 8),     retrieval among the
+                          ``epoch_map_at_r``                   examples
+    ``validation``        ``heatmap_ratio_bbox_per_image``,    histograms over images
+                          ``heatmap_ratio_mask_per_image``
+    ====================  ===================================  =======================
+
+    With an integer `update_freq` the curves are called ``heatmap_ratio_bbox_vs_
+    iterations`` and so on, and all steps are training steps. The same numbers are
+    put into `logs` with the prefix ``val_`` (``val_heatmap_ratio_bbox``), where
+    `ModelCheckpoint`, `EarlyStopping`, `CSVLogger` and `History` find them, if they
+    stand behind this callback in the list. `keras.callbacks.TensorBoard` may stand
+    before or behind it, with the same `log_dir`: each curve is written once.
+
+    Training is never changed or stopped: an error ends the logging with one warning.
+    An update writes at most ``num_images`` pictures and one grid, so a log grows by
+    less than ``6 W H (num_images)`` bytes each (W, H: size of a picture, at most 512).
+
+    Args:
+        log_dir: folder of the logs.
+        validation_examples: see `ValidationExamples`.
+        conv_layer: see `keras_embcam.EmbeddingCAM`.
+        embedding_layer: see `keras_embcam.EmbeddingCAM`; for a training model whose
+            output is not the embedding (similarities to proxies, several outputs).
+        proxy: what is explained: "single_point", the image's own unit embedding;
+            "class_mean", the mean of its class among the examples; "trained", the
+            proxy of its label in a `Proxies` layer; or a function of the embeddings.
+        class_proxies: (classes, d), fixed proxies by label instead.
+        proxy_layer: name of the layer for "trained", if there is more than one.
+        weighting: see `keras_embcam.EmbeddingCAM`.
+        top_channels: see `keras_embcam.EmbeddingCAM`.
+        update_freq: "epoch", or every so many training steps.
+        image_freq: pictures at every so many updates.
+        num_images: how many examples to show, 0 for no pictures.
+        picture_indices: which: None for the first, "class_balanced" for as many of
+            each class, or the numbers of the examples.
+        batch_size: of the examples, where they are not batched.
+        embedding_model: the model to explain, where it is not the one that is
+            trained (the branch of a siamese network).
+        bounding_box_format: of the boxes, as Keras names them.
+        mask_foreground: the value of the object in integer masks.
+        mask_ignored: the value of pixels that do not count in integer masks.
+        projector: write the embeddings for TensorBoard's projector, with overlays,
+            when training ends.
+        strict: raise errors instead of warning.
+
+    Raises:
+        ValueError: for arguments out of range, or examples that lack what is needed.
+        TypeError: for examples of an unknown kind.
+
+    Example:
+
+    >>> import keras, numpy as np, tempfile
+    >>> from keras_embcam.losses import TripletSemiHardLoss
+    >>> images, labels = np.random.rand(8, 16, 16, 3), np.repeat([0, 1], 4)
+    >>> model = keras.Sequential([
+    ...     keras.Input((16, 16, 3)),
+    ...     keras.layers.Conv2D(4, 3, activation="relu"),
+    ...     keras.layers.GlobalAveragePooling2D(),
+    ...     keras.layers.Dense(4),
+    ... ])
+    >>> model.compile("adam", TripletSemiHardLoss())
+    >>> logger = EmbeddingCAMLogger(tempfile.mkdtemp(), (images, labels))
+    >>> history = model.fit(images, labels, verbose=0, callbacks=[logger])
+    >>> "val_recall_at_1" in history.history
+    True
+    """
+
+    def __init__(
+        self,
+        log_dir: str | Path,
+        validation_examples: Any,
+        *,
+        conv_layer: Any = None,
+        embedding_layer: Any = None,
+        proxy: str | Callable = "single_point",
+        class_proxies: Any = None,
+        proxy_layer: str | None = None,
+        weighting: str | Weighting = "gradcam",
+        top_channels: int | None = None,
+        update_freq: str | int = "epoch",
+        image_freq: int = 1,
+        num_images: int = 16,
+        picture_indices: Sequence[int] | str | None = None,
+        batch_size: int = 32,
+        embedding_model: keras.Model | None = None,
+        bounding_box_format: str = "rel_yxyx",
+        mask_foreground: int | None = None,
+        mask_ignored: int | None = None,
+        projector: bool = False,
+        strict: bool = False,
+    ) -> None:
+        super().__init__()
+        if not callable(proxy) and proxy not in PROXIES:
+            raise ValueError(
+                f"`proxy` must be one of {PROXIES}, or a function of the embeddings; "
+                f"fixed vectors go into `class_proxies`. Received: {proxy!r}"
+            )
+        if class_proxies is not None and proxy != "single_point":
+            raise ValueError(
+                f"Pass `class_proxies` or `proxy`, not both. Received: {proxy!r}"
+            )
+        get_weighting(weighting)
+        _check_count("update_freq", update_freq, 1, '"epoch" or ')
+        _check_count("image_freq", image_freq, 1)
+        _check_count("num_images", num_images, 0)
+        _check_count("batch_size", batch_size, 1)
+        self.log_dir = Path(log_dir)
+        self.update_freq = update_freq
+        self.image_freq = image_freq
+        self.num_images = num_images
+        self.picture_indices = picture_indices
+        self.embedding_model = embedding_model
+        self.projector = projector
+        self.strict = strict
+        self._examples = ValidationExamples(validation_examples, batch_size)
+        needs_labels = class_proxies is not None or proxy in ("class_mean", "trained")
+        if needs_labels and "label" not in self._examples.keys:
+            raise ValueError(
+                "Proxies by class need labels in `validation_examples`. Received "
+                f"{sorted(self._examples.keys)}"
+            )
+        self._settings = Settings(
+            proxy,
+            class_proxies,
+            proxy_layer,
+            conv_layer,
+            embedding_layer,
+            weighting,
+            top_channels,
+            bounding_box_format,
+            mask_foreground,
+            mask_ignored,
+        )
+        self._stopped = False
+        self._pictured: Any = None
+        self._run: ValidationRun | None = None
+        self._explained: keras.Model | None = None
+        self._writer: EventWriter | None = None
+        self._proxies: dict[str, Any] = {}
+        self._numbers: Numbers | None = None
+        self._num_updates = 0
+        # Steps below this one are in the event files already.
+        self._next_step: int | None = None
+        self._offset: int | None = None
+        self._steps_before_epoch = 0
+        self._last_update = 0
+        self._keras_writes_scalars = False
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Look at the other callbacks."""
+        self._offset = None
+        self._guard(self._look_at_neighbours, _callback_list())
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Find where on the axes this training stands."""
+        if self._offset is None:
+            self._guard(self._place_on_axis, epoch)
+        if self.update_freq != "epoch":
+            self._steps_before_epoch = self._count_iterations()
+            self._last_update = self._steps_before_epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Update after every `update_freq` steps."""
+        if self.update_freq == "epoch":
+            return
+        step = self._steps_before_epoch + batch + 1
+        # Several steps may have passed at once (`steps_per_execution`).
+        if step // self.update_freq > self._last_update // self.update_freq:
+            self._last_update = step
+            self._guard(self._update, "{}_vs_iterations", step, True)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Update, and put the numbers into the logs."""
+        if self.update_freq == "epoch":
+            step = epoch + (self._offset or 0)
+            self._guard(self._update, "epoch_{}", step, not self._keras_writes_scalars)
+        elif self._numbers is None:
+            self._guard(self._measure)  # no update yet: the logs need the numbers
+        if logs is not None and self._numbers is not None:
+            missing = float("nan")
+            logs.update(
+                {
+                    f"val_{name}": missing if self._stopped else value
+                    for name, value in self._numbers.values.items()
+                }
+            )
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Write the projector's files, if asked for, and close all files."""
+        if self.projector:
+            self._guard(self._write_projector)
+        if self._writer is not None:
+            self._guard(self._writer.close)
+            self._writer = None
+
+    def _look_at_neighbours(self, neighbours: list) -> None:
+        if self not in neighbours:  # driven by a loop of the user's own
+            return
+        position = neighbours.index(self)
+        for callback in neighbours[:position]:
+            monitored = getattr(callback, "monitor", None)
+            if isinstance(monitored, str) and monitored.startswith(MONITORED):
+                warnings.warn(
+                    f"{type(callback).__name__} monitors {monitored!r}, which "
+                    "EmbeddingCAMLogger puts into the logs. Move it behind the "
+                    "EmbeddingCAMLogger in the list of callbacks.",
+                    stacklevel=2,
+                )
+        # It would write `val_x` of the logs as the very curve that is written here.
+        self._keras_writes_scalars = any(
+            isinstance(callback, keras.callbacks.TensorBoard)
+            and Path(callback.log_dir).resolve() == self.log_dir.resolve()
+            for callback in neighbours[position:]
+        )
+
+    def _place_on_axis(self, epoch: int) -> None:
+        self._offset = 0
+        if self._next_step is not None:
+            # Another `fit`: go on behind what the last one wrote.
+            self._offset = max(0, self._next_step - epoch)
+        elif epoch or (self.update_freq != "epoch" and self._count_iterations()):
+            # Resumed: what was written before the interruption stays as it is.
+            self._next_step = find_last_step(self.log_dir / "validation") + 1
+
+    def _count_iterations(self) -> int:
+        optimizer = getattr(self.model, "optimizer", None)
+        return 0 if optimizer is None else int(optimizer.iterations)
+
+    def _measure(self) -> None:
+        model = self.embedding_model or self.model
+        if self._run is None or self._explained is not model:
+            self._run = ValidationRun(model, self._examples, self._settings)
+            self._explained = model
+        self._proxies = self._run.find_proxies()
+        self._numbers = self._run.measure(self._proxies, self.num_images)
+
+    def _update(self, tag: str, step: int, scalars: bool) -> None:
+        self._measure()
+        assert self._run is not None and self._numbers is not None
+        if self._next_step is not None and step < self._next_step:
+            return
+        if self._writer is None:
+            self._writer = EventWriter(self.log_dir)
+        self._writer.write_numbers(self._numbers, tag, step, scalars)
+        if self.num_images and self._num_updates % self.image_freq == 0:
+            if self._pictured is None:
+                self._pictured = self._choose_pictured()
+            self._writer.write_pictures(
+                self._run.show(self._pictured, self._proxies),
+                self._numbers.worst,
+                step,
+                self._settings.bounding_box_format,
+            )
+        self._writer.flush()
+        self._num_updates += 1
+        self._next_step = step + 1
+
+    def _choose_pictured(self) -> Examples:
+        """Copy the examples to show, the same ones at every update."""
+        indices = self.picture_indices
+        if indices is None or isinstance(indices, str):
+            indices = self._examples.choose(self.num_images, indices is not None)
+        return self._examples.take(indices)
+
+    def _write_projector(self) -> None:
+        if self._run is None or self._numbers is None:
+            return
+        overlays: list[np.ndarray] = []
+        for batch in self._examples.batches():
+            shown = self._run.show(batch, self._proxies)
+            images = to_uint8(batch["image"])
+            overlays += map(overlay_heatmap, images, shown.heatmaps)
+            if len(overlays) >= MAX_POINTS:
+                break
+        labels = self._numbers.labels
+        write_projector(
+            self.log_dir / "validation",
+            self._numbers.embeddings[:MAX_POINTS],
+            None if labels is None else labels[:MAX_POINTS],
+            overlays[:MAX_POINTS],
+        )
+
+    def _guard(self, action: Callable, *arguments: Any) -> None:
+        """Run an action of the logger that must not end the training."""
+        if self._stopped:
+            return
+        try:
+            action(*arguments)
+        except Exception as error:
+            if self.strict:
+                raise
+            self._stopped = True
+            warnings.warn(
+                "EmbeddingCAMLogger stops logging; the training goes on. "
+                f"{type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+
+
+def _callback_list() -> list:
+    """Return the callbacks of the running `fit`, which Keras does not tell them."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList):
+            return caller.callbacks
+        frame = frame.f_back
+    return []
+
+
+def _check_count(name: str, value: Any, least: int, other: str = "") -> None:
+    if other and value == "epoch":
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(
+            f"`{name}` must be {other}an integer >= {least}. Received: {value!r}"
+        )

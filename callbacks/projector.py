@@ -1,0 +1,56 @@
+"""Write embeddings for TensorBoard's projector, with overlays as their pictures."""
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins import projector
+
+# TensorBoard loads one picture for all sprites; browsers take 8192 pixels a side.
+MAX_POINTS = 1000
+SPRITE_SIZE = 64
+
+
+def write_projector(
+    run_dir: Path,
+    embeddings: np.ndarray,
+    labels: np.ndarray | None,
+    overlays: list[np.ndarray],
+) -> None:
+    """Write a checkpoint, labels and sprites into the folder of a run.
+
+    Args:
+        run_dir: where TensorBoard looks for `projector_config.pbtxt`.
+        embeddings: (n, d) float32.
+        labels: (n,), or None.
+        overlays: n pictures (H, W, 3) uint8 RGB.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    checkpoint = tf.train.Checkpoint(embedding=tf.Variable(embeddings))
+    checkpoint.write(str(run_dir / "embedding.ckpt"))
+    # TensorBoard finds the file through this index.
+    (run_dir / "checkpoint").write_text('model_checkpoint_path: "embedding.ckpt"\n')
+    config = projector.ProjectorConfig()
+    config.model_checkpoint_path = "embedding.ckpt"
+    embedding = config.embeddings.add()
+    embedding.tensor_name = "embedding/.ATTRIBUTES/VARIABLE_VALUE"
+    if labels is not None:
+        (run_dir / "labels.tsv").write_text("".join(f"{x}\n" for x in labels))
+        embedding.metadata_path = "labels.tsv"
+    sprites = [
+        cv2.resize(x, (SPRITE_SIZE, SPRITE_SIZE), interpolation=cv2.INTER_AREA)
+        for x in overlays
+    ]
+    num_columns = math.ceil(math.sqrt(len(sprites)))
+    sheet = np.zeros((num_columns * SPRITE_SIZE, num_columns * SPRITE_SIZE, 3), "uint8")
+    for index, sprite in enumerate(sprites):
+        row, column = divmod(index, num_columns)
+        top, left = row * SPRITE_SIZE, column * SPRITE_SIZE
+        sheet[top : top + SPRITE_SIZE, left : left + SPRITE_SIZE] = sprite
+    # OpenCV writes BGR.
+    cv2.imwrite(str(run_dir / "sprites.png"), sheet[..., ::-1])
+    embedding.sprite.image_path = "sprites.png"
+    embedding.sprite.single_image_dim.extend([SPRITE_SIZE, SPRITE_SIZE])
+    projector.visualize_embeddings(str(run_dir), config)

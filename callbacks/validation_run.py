@@ -1,0 +1,243 @@
+"""One run over the validation examples: numbers, and the heatmaps to show."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_embcam.callbacks.validation_examples import Examples, ValidationExamples
+from keras_embcam.explain import explain
+from keras_embcam.metrics import (
+    find_empty_maps,
+    heatmap_ratio_in_boxes,
+    heatmap_ratio_in_masks,
+    localization_accuracy,
+    measure_retrieval,
+    pointing_game_in_boxes,
+    pointing_game_in_masks,
+)
+from keras_embcam.model_view import ModelView
+from keras_embcam.proxies import RunningClassMean, trained
+
+
+class Settings(NamedTuple):
+    """How to explain and to read the examples; see `EmbeddingCAMLogger`."""
+
+    proxy: Any
+    class_proxies: Any
+    proxy_layer: str | None
+    conv_layer: Any
+    embedding_layer: Any
+    weighting: Any
+    top_channels: int | None
+    bounding_box_format: str
+    mask_foreground: int | None
+    mask_ignored: int | None
+
+
+class Shown(NamedTuple):
+    """Examples to show, with their heatmaps (n, H, W) and ratios (n,) or None."""
+
+    examples: Examples
+    heatmaps: np.ndarray
+    ratios: np.ndarray | None
+
+
+class Numbers(NamedTuple):
+    """What one run over all examples measured.
+
+    Attributes:
+        values: by name, such as "heatmap_ratio_bbox".
+        uniform: those of the uniform map, for the ratios.
+        per_image: each image's ratios (n,), NaN for an empty map.
+        worst: the examples with the lowest ratios, None without boxes and masks.
+        embeddings: (n, d) float32, raw.
+        labels: (n,), or None.
+    """
+
+    values: dict[str, float]
+    uniform: dict[str, float]
+    per_image: dict[str, np.ndarray]
+    worst: Shown | None
+    embeddings: np.ndarray
+    labels: np.ndarray | None
+
+
+class ValidationRun:
+    """Explain and measure validation examples with the current weights of a model.
+
+    Args:
+        model: that is trained.
+        examples: to measure on.
+        settings: how.
+    """
+
+    def __init__(
+        self, model: keras.Model, examples: ValidationExamples, settings: Settings
+    ) -> None:
+        self._model = model
+        self._examples = examples
+        self._settings = settings
+        self._embed: Any = None
+
+    def find_proxies(self) -> dict[str, Any]:
+        """Return the arguments of `explain` that state what to explain.
+
+        Class means of all examples take a run of their own.
+        """
+        settings = self._settings
+        if settings.class_proxies is not None:
+            return {"class_proxies": settings.class_proxies}
+        if settings.proxy == "trained":
+            return {"class_proxies": trained(self._model, settings.proxy_layer)}
+        if settings.proxy == "class_mean":
+            return {"class_proxies": self._measure_class_means()}
+        return {"proxies": settings.proxy if callable(settings.proxy) else None}
+
+    def _measure_class_means(self) -> np.ndarray:
+        if self._embed is None:
+            first = next(self._examples.batches())["image"]
+            view = ModelView(
+                self._model,
+                self._settings.conv_layer,
+                self._settings.embedding_layer,
+                first,
+            )
+            # Kept by this run, which lives as long as the training.
+            self._embed = tf.function(
+                lambda images: view.record(images).embeddings,
+                autograph=False,
+                input_signature=[tf.TensorSpec([None, *first.shape[1:]], "float32")],
+            )
+        batches = [
+            (np.asarray(self._embed(batch["image"])), batch["label"])
+            for batch in self._examples.batches()
+        ]
+        means = RunningClassMean(1 + max(int(labels.max()) for _, labels in batches))
+        for embeddings, labels in batches:
+            means.update(embeddings, labels)
+        return means.result()
+
+    def explain(self, examples: Examples, proxies: dict[str, Any]) -> Any:
+        """Return the `Explanation` of a batch of examples."""
+        if "class_proxies" in proxies:
+            proxies = {**proxies, "labels": examples["label"]}
+        return explain(
+            self._model,
+            examples["image"],
+            details=True,
+            conv_layer=self._settings.conv_layer,
+            embedding_layer=self._settings.embedding_layer,
+            weighting=self._settings.weighting,
+            top_channels=self._settings.top_channels,
+            batch_size=len(examples["image"]),
+            **proxies,
+        )
+
+    def show(self, examples: Examples, proxies: dict[str, Any]) -> Shown:
+        """Return the heatmaps of a few examples."""
+        heatmaps = self.explain(examples, proxies).heatmaps
+        return Shown(examples, heatmaps, _first(self._ratios(examples, heatmaps)))
+
+    def measure(self, proxies: dict[str, Any], num_worst: int) -> Numbers:
+        """Run over all examples; memory grows by their embeddings only."""
+        embeddings, labels, worst = [], [], None
+        gathered: dict[str, list[np.ndarray]] = {}
+        uniform: dict[str, list[np.ndarray]] = {}
+        for batch in self._examples.batches():
+            explanation = self.explain(batch, proxies)
+            heatmaps = explanation.heatmaps
+            embeddings.append(explanation.embeddings)
+            if "label" in batch:
+                labels.append(batch["label"])
+            ratios = self._ratios(batch, heatmaps)
+            plain = self._ratios(batch, np.ones_like(heatmaps))
+            for name, values in plain.items():
+                # The same images as in the mean that this one stands beside.
+                plain[name] = np.where(np.isnan(ratios[name]), np.nan, values)
+                uniform.setdefault(name, []).append(plain[name])
+            for name, values in {**ratios, **self._hits(batch, heatmaps)}.items():
+                gathered.setdefault(name, []).append(values)
+            if ratios and num_worst:
+                worst = _keep_worst(
+                    worst, Shown(batch, heatmaps, _first(ratios)), num_worst
+                )
+        values = {name: _mean(parts) for name, parts in gathered.items()}
+        all_embeddings = np.concatenate(embeddings)
+        all_labels = np.concatenate(labels) if labels else None
+        if all_labels is not None:
+            values |= measure_retrieval(all_embeddings, all_labels)
+        return Numbers(
+            values,
+            {name: _mean(parts) for name, parts in uniform.items()},
+            {name: np.concatenate(gathered[name]) for name in uniform},
+            worst,
+            all_embeddings,
+            all_labels,
+        )
+
+    def _ratios(self, examples: Examples, heatmaps: np.ndarray) -> dict[str, Any]:
+        ratios = {}
+        settings = self._settings
+        if "bbox" in examples:
+            ratios["heatmap_ratio_bbox"] = heatmap_ratio_in_boxes(
+                heatmaps, examples["bbox"], settings.bounding_box_format
+            )
+        if "segmentation_mask" in examples:
+            ratios["heatmap_ratio_mask"] = heatmap_ratio_in_masks(
+                heatmaps,
+                examples["segmentation_mask"],
+                settings.mask_foreground,
+                settings.mask_ignored,
+            )
+        return {name: np.asarray(values) for name, values in ratios.items()}
+
+    def _hits(self, examples: Examples, heatmaps: np.ndarray) -> dict[str, Any]:
+        hits = {"empty_heatmaps": find_empty_maps(heatmaps)}
+        settings = self._settings
+        if "bbox" in examples:
+            boxes = examples["bbox"], settings.bounding_box_format
+            hits["localization_accuracy"] = localization_accuracy(heatmaps, *boxes)
+            hits["pointing_game"] = pointing_game_in_boxes(
+                heatmaps, *boxes, tolerance=0
+            )
+        elif "segmentation_mask" in examples:
+            hits["pointing_game"] = pointing_game_in_masks(
+                heatmaps,
+                examples["segmentation_mask"],
+                settings.mask_foreground,
+                settings.mask_ignored,
+                tolerance=0,
+            )
+        return {name: np.asarray(values) for name, values in hits.items()}
+
+
+def _first(ratios: dict[str, np.ndarray]) -> np.ndarray | None:
+    return next(iter(ratios.values()), None)
+
+
+def _mean(parts: list[np.ndarray]) -> float:
+    values = np.concatenate(parts).astype("float64")
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _keep_worst(worst: Shown | None, shown: Shown, num_worst: int) -> Shown:
+    if worst is not None:
+        examples = {
+            key: np.concatenate([worst.examples[key], shown.examples[key]])
+            for key in shown.examples
+        }
+        shown = Shown(
+            examples,
+            np.concatenate([worst.heatmaps, shown.heatmaps]),
+            np.concatenate([worst.ratios, shown.ratios]),
+        )
+    # An image without a ratio, for an empty map or no object, is not the worst.
+    order = np.argsort(shown.ratios, kind="stable")[:num_worst]
+    return Shown(
+        {key: values[order] for key, values in shown.examples.items()},
+        shown.heatmaps[order],
+        shown.ratios[order],
+    )

@@ -1,0 +1,109 @@
+"""Find the layers of a surveyed model whose activations can be explained."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_embcam.survey import Call, Survey, enclosing_paths
+
+# Layers that move, drop or scale activations rather than make them. What is off on
+# inference, such as dropout, returns what it was given: `Call.repeats`.
+_NOT_FEATURES = (
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.Reshape,
+    keras.layers.Permute,
+    keras.layers.Cropping2D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.UpSampling2D,
+    keras.layers.Rescaling,
+    keras.layers.Normalization,
+    keras.layers.Resizing,
+    keras.layers.CenterCrop,
+)
+
+
+def find_convolutions(survey: Survey, conv_layer: Any = None) -> Iterator[Any]:
+    """Yield the layers to explain, best first; the embedding may not use them.
+
+    Args:
+        survey: of the model.
+        conv_layer: name, path or object of a layer with a 4-D output; None for all
+            that make activations of more than one position, the last one first.
+
+    Raises:
+        ValueError: where a layer is not found, ambiguous, called more than once,
+            hidden inside a call compiled with ``tf.function``, or not 4-D.
+    """
+    if conv_layer is not None:
+        operation = survey.find_operation(conv_layer, "conv_layer", rank=4)
+        shape = survey.first_call(operation).shape
+        if shape is None or len(shape) != 4:
+            raise ValueError(
+                "`conv_layer` must name a layer with a 4-D output (n, h, w, k). The "
+                f"output of {survey.path(operation)!r} is {shape or 'not one tensor'}. "
+                f"Candidates:\n{survey.list_candidates(rank=4)}"
+            )
+        yield operation
+        return
+    _refuse_hidden_convolution(survey, "")
+    for call in reversed(survey.calls):
+        if not _makes_features(call):
+            _refuse_hidden_convolution(survey, survey.path(call.operation))
+        # One ReLU may serve many places; with weights it is a siamese network.
+        elif survey.num_calls(call.operation) == 1 or _weights(call.operation):
+            yield survey.find_operation(call.operation, "conv_layer", rank=4)
+
+
+def check_gradient(survey: Survey, operation: Any, conv_layer: Any) -> None:
+    """Say why no gradient reaches this layer, where that should be an error.
+
+    Raises:
+        ValueError: for a layer that the user named or that is rematerialised.
+    """
+    path = survey.path(operation)
+    if any(
+        getattr(survey.layers[outer], "_remat_mode", None) is not None
+        for outer in (path, *enclosing_paths(path))
+    ):
+        raise ValueError(
+            f"The layer {path!r} was built inside a `keras.RematScope` and computes "
+            "its output again on the way back, where it cannot be recorded. Build the "
+            "model again without the scope: its weights fit unchanged."
+        )
+    if conv_layer is not None:
+        raise ValueError(
+            f"No gradient reaches {path!r} from the embedding: the embedding does not "
+            "use this layer, or `stop_gradient` lies between them. Pass another "
+            f"`conv_layer`. Candidates:\n{survey.list_candidates(rank=4)}"
+        )
+
+
+def _makes_features(call: Call) -> bool:
+    return (
+        call.shape is not None
+        and len(call.shape) == 4
+        and call.shape[1] * call.shape[2] > 1
+        and not call.repeats
+        # An operation of a graph: a sum or an activation, not a pooling or a slice.
+        and (isinstance(call.operation, keras.layers.Layer) or call.keeps_shape)
+        and not isinstance(call.operation, _NOT_FEATURES)
+    )
+
+
+def _weights(operation: Any) -> list[Any]:
+    return getattr(operation, "weights", [])  # not every operation is a layer
+
+
+def _refuse_hidden_convolution(survey: Survey, path: str) -> None:
+    """Refuse a compiled layer that holds a convolution, seen by its 4-D weight."""
+    if path not in survey.compiled:
+        return
+    for inner, operation in survey.operations.items():
+        if (
+            path in enclosing_paths(inner)
+            and not survey.num_calls(operation)
+            and any(len(weight.shape) == 4 for weight in _weights(operation))
+        ):
+            survey.find_operation(operation, "conv_layer", rank=4)  # raises

@@ -1,0 +1,210 @@
+"""Find the raw embedding of a model: before an L2 normalisation or a softmax."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_embcam.survey import Call, Survey, vectors_of
+
+Tensor = Any
+
+# Wide enough for bfloat16, which keeps 8 bits.
+TOLERANCE = 0.02
+
+
+class EmbeddingSource(NamedTuple):
+    """Where the raw embedding can be tapped while the model runs.
+
+    Attributes:
+        operation: the operation to watch, or None for the model's own output.
+        tap: "output" or "input" of the operation, or "logits" for what a Dense
+            layer passes to its softmax.
+        position: among the flattened inputs or outputs.
+        width: d.
+        description: for people.
+    """
+
+    operation: Any
+    tap: str
+    position: int
+    width: int
+    description: str
+
+    def value(self, arguments: Any, outputs: Any) -> Tensor:
+        """Return the raw embedding (n, d) from one call of the operation."""
+        if self.tap == "logits":
+            inputs = tree.flatten(arguments)[self.position]
+            logits = ops.matmul(inputs, self.operation.kernel)
+            bias = self.operation.bias
+            return logits if bias is None else logits + bias
+        tensors = tree.flatten(outputs if self.tap == "output" else arguments)
+        return ops.reshape(tensors[self.position], (-1, self.width))
+
+
+def find_embedding(survey: Survey, embedding_layer: Any = None) -> EmbeddingSource:
+    """Find the raw embedding of a surveyed model.
+
+    The embedding is the model's output or what ``embedding_layer`` names. Where a
+    last step scales it to a fixed length or makes probabilities of it, the raw
+    embedding is what goes into that step. Working on values and not on the graph
+    finds a layer, a Lambda, an operation of a Functional graph and the code of a
+    subclassed model alike, nested or not, also with a cast, a dropout or a scale
+    factor behind it.
+
+    Args:
+        survey: of the model.
+        embedding_layer: the name, path or object of a layer, the key of an output,
+            or None for the model's only output.
+
+    Raises:
+        ValueError: for several outputs of which none is named, an output that is
+            not (n, d), or probabilities whose logits cannot be found.
+    """
+    source, values = _named_embedding(survey, embedding_layer)
+    # The noise may overflow in float16 where images do not.
+    told = np.isfinite(values).all(axis=1) & (values != 0).any(axis=1)
+    if not told.any():
+        return source
+    if _is_probabilities(values[told]):
+        return _before_softmax(survey, values, told, source)
+    return _before_normalization(survey, values, told, source)
+
+
+def _named_embedding(survey: Survey, name: Any) -> tuple[EmbeddingSource, np.ndarray]:
+    operation, position = None, 0
+    outputs = survey.outputs
+    flat = tree.flatten(outputs)
+    if isinstance(name, str) and isinstance(outputs, dict) and name in outputs:
+        position = next(i for i, x in enumerate(flat) if x is outputs[name])
+        description = f"output {name!r}"
+    elif name is not None:
+        operation = survey.find_operation(name, "embedding_layer", rank=2)
+        description = f"output of {survey.path(operation)!r}"
+    elif len(flat) > 1:
+        keys = f" {list(outputs)}" if isinstance(outputs, dict) else ""
+        raise ValueError(
+            f"The model has {len(flat)} outputs{keys}. Pass `embedding_layer`, the "
+            "name of the layer that makes the embedding. Candidates:\n"
+            + survey.list_candidates(rank=2)
+        )
+    else:
+        description = "model's output"
+    shape: Any
+    if operation is None:
+        values, shape = vectors_of(flat[position]), tuple(flat[position].shape)
+    else:
+        call = survey.first_call(operation)
+        values, shape = call.output, call.shape or "not one tensor"
+    if values is None:
+        raise ValueError(
+            "The embedding must be one floating-point tensor of the shape (n, d). The "
+            f"{description} is {shape}. Pass `embedding_layer`, the name of the layer "
+            "that makes one vector of each image. Candidates:\n"
+            + survey.list_candidates(rank=2)
+        )
+    width = values.shape[1]
+    return EmbeddingSource(operation, "output", position, width, description), values
+
+
+def _before_normalization(
+    survey: Survey, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
+) -> EmbeddingSource:
+    def along(tensor: np.ndarray | None) -> np.ndarray | None:
+        """Return the lengths of vectors that are parallel to the embedding."""
+        if tensor is None or tensor.shape != values.shape:
+            return None
+        rows = tensor[told]
+        return _lengths(rows) if _is_parallel(rows, values[told]) else None
+
+    if not _is_fixed(_lengths(values[told])):
+        return source
+    # A factor behind the normalisation makes the lengths equal and not one.
+    normalized = _is_unit(_lengths(values[told]))
+    for call in reversed(survey.calls):
+        made = along(call.output)
+        if made is not None and _is_unit(made):
+            normalized = True
+            for index, tensor in enumerate(call.inputs):
+                lengths = along(tensor)
+                if lengths is not None and not _is_unit(lengths):
+                    return _replace(source, survey, call, "input", index)
+        elif made is not None and normalized and not _is_fixed(made):
+            # The code between this call and the next one normalises.
+            return _replace(source, survey, call, "output", 0)
+    return source
+
+
+def _before_softmax(
+    survey: Survey, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
+) -> EmbeddingSource:
+    def is_close(tensor: np.ndarray | None) -> bool:
+        if tensor is None or tensor.shape != values.shape:
+            return False
+        # Relative to the largest: of many classes, all probabilities are small.
+        scale = values[told].max(axis=1, keepdims=True)
+        return bool(np.all(np.abs(tensor[told] - values[told]) < TOLERANCE * scale))
+
+    for call in reversed(survey.calls):
+        if not is_close(call.output):
+            continue
+        # First, since the inputs of a Dense layer may look like logits by chance.
+        if _is_dense_softmax(call.operation):
+            return _replace(source, survey, call, "logits", 0)
+        for index, tensor in enumerate(call.inputs):
+            if is_close(_softmax(tensor)) and not is_close(tensor):
+                return _replace(source, survey, call, "input", index)
+    raise ValueError(
+        f"The {source.description} are probabilities (a softmax), and the logits "
+        "before it cannot be found. Maps through a softmax differ from maps of the "
+        "logits: pass `embedding_layer`, the layer that makes the logits or the "
+        "embedding. Candidates:\n" + survey.list_candidates(rank=2)
+    )
+
+
+def _replace(
+    source: EmbeddingSource, survey: Survey, call: Call, tap: str, position: int
+) -> EmbeddingSource:
+    description = f"{tap} of {survey.path(call.operation)!r}"
+    return EmbeddingSource(call.operation, tap, position, source.width, description)
+
+
+def _is_dense_softmax(operation: Any) -> bool:
+    return (
+        isinstance(operation, keras.layers.Dense)
+        and operation.activation is keras.activations.softmax
+        and getattr(operation, "quantization_mode", None) is None
+    )
+
+
+def _lengths(rows: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(rows, axis=1)
+
+
+def _is_fixed(lengths: np.ndarray) -> bool:
+    return bool(np.ptp(lengths) < TOLERANCE * lengths.mean())
+
+
+def _is_unit(lengths: np.ndarray) -> bool:
+    return bool(np.all(np.abs(lengths - 1) < TOLERANCE))
+
+
+def _is_parallel(rows: np.ndarray, others: np.ndarray) -> bool:
+    products = np.sum(rows * others, axis=1)
+    return bool(np.all(products > (1 - 1e-3) * _lengths(rows) * _lengths(others)))
+
+
+def _softmax(tensor: np.ndarray | None) -> np.ndarray | None:
+    if tensor is None:
+        return None
+    shifted = np.exp(tensor - tensor.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _is_probabilities(rows: np.ndarray) -> bool:
+    return (
+        rows.shape[1] > 1
+        and bool(np.all(rows >= 0))
+        and bool(np.all(np.abs(rows.sum(axis=1) - 1) < TOLERANCE))
+    )

@@ -1,0 +1,151 @@
+"""Heatmaps: weights times activations, resized, scaled and turned into boxes."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from keras import ops
+
+Tensor = Any
+TINY = 1.2e-38  # just above the smallest normal float32
+
+
+def combine_channels(activations: Tensor, weights: Tensor) -> Tensor:
+    """Return the raw heatmaps ``relu(sum_k W_k A_k)`` (Grad-CAM, eq. 5).
+
+    Args:
+        activations: (n, h, w, k) float32.
+        weights: broadcastable to the activations: (n, 1, 1, k) for one weight a
+            channel, (n, h, w, k) for one a position.
+
+    Returns:
+        (n, h, w) float32, >= 0, in the units of the score.
+
+    Example:
+
+    >>> import numpy as np
+    >>> activations = np.float32([[[[1, 2]], [[3, 4]]]])
+    >>> weights = np.float32([[[[1, -0.5]]]])
+    >>> np.asarray(combine_channels(activations, weights)).tolist()
+    [[[0.0], [1.0]]]
+    """
+    n, h, w, k = ops.shape(activations)
+    if tuple(weights.shape[1:]) == (1, 1, activations.shape[-1]):
+        # One matrix product an image, instead of a product as large as the
+        # activations that is summed at once.
+        columns = ops.reshape(weights, (-1, k, 1))
+        signed = ops.matmul(ops.reshape(activations, (-1, h * w, k)), columns)
+        signed = ops.reshape(signed, (-1, h, w))
+    else:
+        signed = ops.sum(weights * activations, axis=-1)
+    return ops.relu(signed)
+
+
+def resize_heatmaps(heatmaps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps bilinearly with pixel centres aligned, as ``tf.image.resize`` does.
+
+    Args:
+        heatmaps: (n, h, w) or (n, m, h, w) float32.
+        size: (H, W) of the result, in pixels: integers, or scalar tensors of them.
+
+    Returns:
+        (n, H, W) or (n, m, H, W) float32.
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.asarray(resize_heatmaps(np.float32([[[0, 1]]]), (1, 4))).tolist()
+    [[[0.0, 0.25, 0.75, 1.0]]]
+    """
+    # Two matrix products: as fast as any other way, and the size may be a tensor.
+    height, width = ops.shape(heatmaps)[-2:]
+    rows = _interpolation(height, size[0])
+    columns = _interpolation(width, size[1])
+    return ops.matmul(ops.matmul(rows, heatmaps), ops.transpose(columns))
+
+
+def _interpolation(num_given: Any, num_wanted: Any) -> Tensor:
+    """Return (num_wanted, num_given), how much each given value counts for each."""
+    given = ops.cast(num_given, "float32")
+    wanted = ops.arange(num_wanted, dtype="float32")
+    centres = (wanted + 0.5) * (given / ops.cast(num_wanted, "float32")) - 0.5
+    distances = ops.clip(centres, 0.0, given - 1)[:, None] - ops.arange(
+        num_given, dtype="float32"
+    )
+    return ops.relu(1 - ops.abs(distances))
+
+
+def scale_heatmaps(heatmaps: Tensor) -> Tensor:
+    """Divide each map by its maximum; an empty map stays all zero.
+
+    The minimum is never subtracted: zero heat must stay zero.
+
+    Args:
+        heatmaps: (..., h, w) float32, >= 0.
+
+    Returns:
+        The same shape, in [0, 1].
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.asarray(scale_heatmaps(np.float32([[[1, 4]], [[0, 0]]]))).tolist()
+    [[[0.25, 1.0]], [[0.0, 0.0]]]
+    """
+    maximum = ops.max(heatmaps, axis=(-2, -1), keepdims=True)
+    return heatmaps / ops.maximum(maximum, TINY)
+
+
+def find_boxes(heatmaps: Tensor, threshold: float = 0.2) -> np.ndarray:
+    """Return the tightest box around the largest hot region of each map.
+
+    A pixel is hot strictly above ``threshold`` times the map's maximum, compared in
+    float32; regions are 8-connected (Zhou et al., Learning Deep Features for
+    Discriminative Localization, CVPR 2016, section 3.2, who take 20 %). Of several
+    regions with the most pixels it is the one whose box starts highest, then
+    leftmost. OpenCV finds them, so this takes arrays and eager tensors, not the
+    symbolic ones of a ``tf.function``.
+
+    Args:
+        heatmaps: (n, H, W) float, >= 0, at the size the boxes are wanted in.
+        threshold: share of the maximum, in [0, 1).
+
+    Returns:
+        (n, 4) float32 array: x_min, y_min, x_max, y_max in pixels ("xyxy"), the
+        edges of the region, so that a single pixel gives a box of area 1. NaN for a
+        map that is all zero or holds NaN or infinity.
+
+    Raises:
+        ValueError: for another shape or a threshold outside [0, 1).
+
+    Example:
+
+    >>> import numpy as np
+    >>> find_boxes(np.float32([[[0, 9, 0, 5], [0, 0, 9, 0]], [[0] * 4] * 2])).tolist()
+    [[1.0, 0.0, 4.0, 2.0], [nan, nan, nan, nan]]
+    """
+    heatmaps = np.asarray(heatmaps, dtype="float32")
+    if heatmaps.ndim != 3:
+        raise ValueError(
+            "`heatmaps` must have the shape (n, H, W), one map for each image. "
+            f"Received: heatmaps.shape={heatmaps.shape}"
+        )
+    if not 0 <= threshold < 1:
+        raise ValueError(
+            "`threshold` is a share of each map's maximum and must lie in [0, 1). "
+            f"Received: {threshold!r}"
+        )
+    boxes = np.full((len(heatmaps), 4), np.nan, dtype="float32")
+    for box, heatmap in zip(boxes, heatmaps, strict=True):
+        maximum = heatmap.max()
+        if not 0 < maximum < np.inf:  # NaN is neither
+            continue
+        hot = (heatmap > np.float32(threshold) * maximum).astype("uint8")
+        _, _, regions, _ = cv2.connectedComponentsWithStats(hot, connectivity=8)
+        areas = regions[1:, cv2.CC_STAT_AREA]  # region 0 is the background
+        largest = regions[1:][areas == areas.max()]
+        left, top, width, height, _ = min(
+            largest.tolist(), key=lambda region: (region[1], region[0])
+        )
+        box[:] = left, top, left + width, top + height
+    return boxes

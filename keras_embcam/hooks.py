@@ -1,0 +1,108 @@
+"""Watch what the operations of a Keras model compute while the model runs.
+
+Keras has no forward hooks. Splitting the Functional graph instead fails for
+nested, shared and subclassed models; standing in for ``call`` works for all.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import keras
+
+# Called as observer(operation, (args, kwargs), outputs).
+Observer = Callable[[Any, tuple[tuple, dict], Any], None]
+
+_ABSENT = object()
+_lock = threading.Lock()
+_num_users: dict[int, int] = {}  # by id: a layer need not be hashable
+_before: dict[int, tuple[str, Any]] = {}
+# Threads share the operations but not what they watch: each sees its own runs.
+_observers: ContextVar[tuple[Observer, ...]] = ContextVar("_observers", default=())
+
+
+@contextlib.contextmanager
+def observe(operations: Iterable[Any], observer: Observer) -> Iterator[None]:
+    """Tell the observer of each call of these operations by this thread.
+
+    The operations are as they were before when the last ``with`` block that
+    watches them ends, also by an exception. No lock is held in between.
+
+    Args:
+        operations: layers, or operations of a Functional graph.
+        observer: called after each call, in order of completion.
+    """
+    operations = list(operations)
+    installed = []
+    try:
+        for operation in operations:
+            _install(operation)
+            installed.append(operation)
+        # An operation may be watched for another thread or by an outer block too.
+        watched = {id(operation) for operation in operations}
+
+        def tell(operation: Any, arguments: Any, outputs: Any) -> None:
+            if id(operation) in watched:
+                observer(operation, arguments, outputs)
+
+        token = _observers.set((*_observers.get(), tell))
+        try:
+            yield
+        finally:
+            _observers.reset(token)
+    finally:
+        for operation in installed:
+            _uninstall(operation)
+
+
+@contextlib.contextmanager
+def leave_unchanged(model: keras.Model) -> Iterator[None]:
+    """Keep a run of the model from leaving traces in it.
+
+    What layers assign (statistics, random seeds) goes into the scope and is
+    dropped; the losses that a run clears, which belong to the trainer, come back.
+    """
+    lists = [(layer, list(layer._losses)) for layer in model._flatten_layers()]
+    try:
+        with keras.StatelessScope():
+            yield
+    finally:
+        for layer, losses in lists:
+            if losses:  # none in the list may mean that another thread holds them
+                layer._losses[:] = losses
+
+
+def _install(operation: Any) -> None:
+    with _lock:
+        if id(operation) in _num_users:
+            _num_users[id(operation)] += 1
+            return
+        quantized = getattr(operation, "quantization_mode", None) is not None
+        name = "quantized_call" if quantized else "call"
+        original = getattr(operation, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            outputs = original(*args, **kwargs)
+            for tell in _observers.get():
+                tell(operation, (args, kwargs), outputs)
+            return outputs
+
+        _before[id(operation)] = (name, vars(operation).get(name, _ABSENT))
+        _num_users[id(operation)] = 1
+        # Past Keras's __setattr__, which tracks and locks attributes.
+        vars(operation)[name] = call
+
+
+def _uninstall(operation: Any) -> None:
+    with _lock:
+        _num_users[id(operation)] -= 1
+        if _num_users[id(operation)]:
+            return
+        del _num_users[id(operation)]
+        name, previous = _before.pop(id(operation))
+        if previous is _ABSENT:
+            del vars(operation)[name]
+        else:
+            vars(operation)[name] = previous

@@ -1,0 +1,40 @@
+"""What heatmaps and embeddings are worth: pure functions and Keras metrics."""
+
+from keras_embcam.metrics.heatmap_ratio import (
+    EmptyMapShare,
+    HeatmapRatioInBoxes,
+    HeatmapRatioInMasks,
+    find_empty_maps,
+    heatmap_ratio_in_boxes,
+    heatmap_ratio_in_masks,
+)
+from keras_embcam.metrics.localization import (
+    LocalizationAccuracy,
+    box_overlaps,
+    localization_accuracy,
+)
+from keras_embcam.metrics.pointing_game import (
+    PointingGameInBoxes,
+    PointingGameInMasks,
+    pointing_game_in_boxes,
+    pointing_game_in_masks,
+)
+from keras_embcam.metrics.retrieval import Retrieval, measure_retrieval
+
+__all__ = [
+    "EmptyMapShare",
+    "HeatmapRatioInBoxes",
+    "HeatmapRatioInMasks",
+    "LocalizationAccuracy",
+    "PointingGameInBoxes",
+    "PointingGameInMasks",
+    "Retrieval",
+    "box_overlaps",
+    "find_empty_maps",
+    "heatmap_ratio_in_boxes",
+    "heatmap_ratio_in_masks",
+    "localization_accuracy",
+    "measure_retrieval",
+    "pointing_game_in_boxes",
+    "pointing_game_in_masks",
+]

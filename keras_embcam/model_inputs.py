@@ -1,0 +1,128 @@
+"""What a model states about its inputs, and images made to fit it."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+
+def check_model(model: Any) -> None:
+    """Check that this is a Keras model.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a keras.Model. Received: "
+            f"{model!r} (of type {type(model).__name__})"
+        )
+
+
+def declared_inputs(model: keras.Model) -> Any:
+    """Return the symbolic inputs of a model in their structure, None if it has none.
+
+    Functional models state them, and Sequential ones once they are built.
+    """
+    inputs = getattr(model, "inputs", None)
+    if inputs is None:
+        return None
+    # `Sequential.input` is what its first caller passed, if anybody called it.
+    return inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def declared_image_shape(
+    model: keras.Model,
+) -> tuple[int | None, int | None, int | None]:
+    """Return (H, W, c) of the images of a model, None for what it leaves open."""
+    declared = declared_inputs(model)
+    for tensor in tree.flatten(declared) if declared is not None else []:
+        if len(tensor.shape) == 4:
+            return tuple(tensor.shape[1:])
+    return None, None, None
+
+
+def fit_images(images: Any, model: keras.Model, first: int = 0) -> Any:
+    """Check a batch against the inputs of a model and give it their dtype.
+
+    Args:
+        images: (n, H, W, c) arrays, or a structure with one.
+        model: whose declared inputs they must fit, where it declares them.
+        first: the number of the first image, for messages.
+
+    Raises:
+        ValueError: for a wrong rank, size or channel count, NaN or infinity, or
+            fractions where the model takes integers.
+    """
+    declared = declared_inputs(model)
+    flat = tree.flatten(images)
+    inputs = [None] * len(flat) if declared is None else tree.flatten(declared)
+    if len(inputs) != len(flat):
+        raise ValueError(
+            f"The model takes {len(inputs)} inputs. Received {len(flat)} arrays."
+        )
+    # Keras holds a Functional model to its sizes, a Sequential one to its channels.
+    any_size = isinstance(model, keras.Sequential)
+    fitted = [_fit(x, y, any_size, first) for x, y in zip(flat, inputs, strict=True)]
+    if not any(x.ndim == 4 for x in fitted):
+        raise ValueError(
+            "`images` must have the shape (n, H, W, channels). Received the shape "
+            f"{fitted[0].shape}. Add the batch axis to a single image with "
+            "`images[None]`, the channel axis to grey images with `images[..., None]`."
+        )
+    return tree.pack_sequence_as(images, fitted)
+
+
+def _fit(array: np.ndarray, declared: Any, any_size: bool, first: int) -> np.ndarray:
+    if declared is not None:
+        expected = (None, *declared.shape[1:])
+        if any_size:
+            expected = (*[None] * (len(expected) - 1), expected[-1])
+        fits = len(expected) == array.ndim and all(
+            want is None or have == want
+            for have, want in zip(array.shape, expected, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"The model takes images of the shape {expected}. Received the shape "
+                f"{array.shape}. {_hint(array.shape, expected)}"
+            )
+        array = _cast(array, keras.backend.standardize_dtype(declared.dtype))
+    elif array.ndim == 4:
+        array = array.astype("float32")
+    if np.issubdtype(array.dtype, np.floating):
+        bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                "Images must not hold NaN or infinity. Those that do: "
+                f"{(bad[:20] + first).tolist()}"
+            )
+    return array
+
+
+def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "string":
+        return array
+    if dtype == "bfloat16":  # unknown to numpy; Keras casts it
+        dtype = "float32"
+    cast = array.astype(dtype)
+    if np.issubdtype(cast.dtype, np.integer) and not np.array_equal(cast, array):
+        raise ValueError(
+            f"The model takes images of {dtype}, so they must hold whole numbers in "
+            f"its range. Received {array.dtype} from {array.min()} to {array.max()}."
+        )
+    return cast
+
+
+def _hint(shape: tuple, expected: tuple) -> str:
+    if len(shape) == 3 and len(expected) == 4:
+        if shape[-1] == expected[-1]:
+            return "Add the batch axis to a single image with `images[None]`."
+        return "Add the channel axis to grey images with `images[..., None]`."
+    if len(shape) == len(expected) == 4:
+        if shape[-1] == 1 and expected[-1] == 3:
+            return "Make grey images RGB with `np.repeat(images, 3, axis=-1)`."
+        if shape[-1] == expected[-1]:
+            return "Resize them first, for example with `keras.ops.image.resize`."
+    return "Pass images as the model was trained on them."

@@ -1,0 +1,255 @@
+"""Run any Keras model once and differentiate only what follows a convolution.
+
+The tape lives here and nowhere else.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_embcam.convolutions import check_gradient, find_convolutions
+from keras_embcam.embedding_source import find_embedding
+from keras_embcam.hooks import leave_unchanged, observe
+from keras_embcam.probe import find_images, make_probe
+from keras_embcam.survey import Survey
+
+Tensor = Any
+
+# Below this share of a random direction's gradient, the gradient of the embedding's
+# length is rounding noise (normalised outputs: 2e-7 to 1e-2; raw ones: above 1).
+MIN_LENGTH_GRADIENT = 0.05
+
+# Keras does not build one model in several threads at once. Reentrant, since a model
+# may hold a layer that looks at a model of its own.
+_build_lock = threading.RLock()
+
+
+class Recording(NamedTuple):
+    """One run of a model.
+
+    Attributes:
+        activations: (n, h, w, k) float32, the output of the chosen convolution.
+        embeddings: (n, d) float32, raw.
+        pull_back: maps a float32 cotangent (n, d) on the embeddings to its gradient
+            (n, h, w, k) float32 at the activations. Differentiates only the part
+            of the model behind the convolution; may be called many times.
+    """
+
+    activations: Tensor
+    embeddings: Tensor
+    pull_back: Callable[[Tensor], Tensor]
+
+
+class ModelView:
+    """The convolution and the raw embedding of a model, found once.
+
+    The view does not own the model: keep a reference to it elsewhere.
+
+    Args:
+        model: a Keras model with channels_last images (n, H, W, c).
+        conv_layer: name at any depth, path ``"outer/inner"`` or object of a layer
+            with a 4-D output; None for the last one with more than one position
+            that reaches the embedding.
+        embedding_layer: see `find_embedding`.
+        images: a batch, or symbols of its shape, where the model leaves the shape
+            of its images open.
+
+    Attributes:
+        conv_layer: path of the convolution.
+        embedding: description of the tensor that is taken for the raw embedding.
+        embedding_width: d.
+        image_size: (H, W) that the model was surveyed at, in pixels.
+        map_size: (h, w) of the activations at this image size.
+        length_has_gradient: False where the embedding is normalised by something
+            that could not be found, so that single-point maps would be noise.
+
+    Raises:
+        ValueError: where either is not found, ambiguous or cannot be recorded, or
+            the embedding is normalised and ``embedding_layer`` is None.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        conv_layer: Any = None,
+        embedding_layer: Any = None,
+        images: Any = None,
+    ) -> None:
+        self._model = weakref.ref(model)
+        if tf.executing_eagerly():
+            self._look(model, conv_layer, embedding_layer, images)
+        else:
+            # A first call while a `tf.function` is traced. A new thread is eager;
+            # `tf.init_scope` would be too, but stops every tape.
+            with ThreadPoolExecutor(1) as executor:
+                executor.submit(
+                    self._look, model, conv_layer, embedding_layer, images
+                ).result()
+
+    def _look(
+        self, model: keras.Model, conv_layer: Any, embedding_layer: Any, images: Any
+    ) -> None:
+        with _build_lock:
+            # Its variables: `leave_unchanged` keeps a model from making them.
+            if not all(layer.built for layer in model._flatten_layers()):
+                model(make_probe(model, images), training=False)
+        with leave_unchanged(model):
+            survey = Survey(model, images)
+        self._embedding = find_embedding(survey, embedding_layer)
+        self.embedding = self._embedding.description
+        self._vectors = survey.list_candidates(rank=2)
+        self.image_size = tuple(find_images(survey.probe).shape[1:3])
+        recording, ratio = self._find_recording(survey, conv_layer)
+        self.map_size = tuple(recording.activations.shape[1:3])
+        self.embedding_width = self._embedding.width
+        self.length_has_gradient = ratio >= MIN_LENGTH_GRADIENT
+        if not self.length_has_gradient and embedding_layer is None:
+            raise ValueError(self.normalized_message())
+
+    def _find_recording(
+        self, survey: Survey, conv_layer: Any
+    ) -> tuple[Recording, float]:
+        for self._conv in find_convolutions(survey, conv_layer):
+            self.conv_layer = survey.path(self._conv)
+            recording = self.record(survey.probe)
+            ratio = self._length_gradient(recording)
+            if ratio is not None:
+                return recording, ratio
+            check_gradient(survey, self._conv, conv_layer)
+        raise ValueError(
+            "No layer with a 4-D output (n, h, w, k) of more than one position "
+            f"reaches the embedding ({self.embedding}). Pass `conv_layer` and "
+            "`embedding_layer`, or images that are large enough. Layers with a 4-D "
+            f"output:\n{survey.list_candidates(rank=4)}"
+        )
+
+    def _length_gradient(self, recording: Recording) -> float | None:
+        """Return ``|J^T y/|y|| / |J^T u|`` for a random unit vector u (trap 1).
+
+        None where no gradient connects the two; infinite where no image of the
+        probe tells, as with an embedding of zeros.
+        """
+        embeddings = ops.convert_to_numpy(recording.embeddings)
+        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        along = embeddings / np.maximum(lengths, 1e-30)
+        across = np.random.default_rng(0).normal(size=embeddings.shape)
+        across /= np.linalg.norm(across, axis=1, keepdims=True)
+        norms = []
+        for cotangent in (along, across):
+            try:
+                gradient = recording.pull_back(ops.cast(cotangent, "float32"))
+            except _NoGradientError:
+                return None
+            flat = ops.convert_to_numpy(gradient).reshape(len(embeddings), -1)
+            norms.append(np.linalg.norm(flat, axis=1))
+        told = np.isfinite(norms[0]) & np.isfinite(norms[1]) & (norms[1] > 0)
+        told &= lengths[:, 0] > 0
+        return float(np.median((norms[0] / norms[1])[told])) if told.any() else np.inf
+
+    def normalized_message(self) -> str:
+        """Return what to tell a user whose embedding turns out to be normalised."""
+        return (
+            f"The embedding ({self.embedding}) has a fixed length: it is normalised "
+            "(L2 or layer normalisation), so the score `embedding . unit embedding` "
+            "has no gradient and its heatmap would be noise. Pass `embedding_layer`, "
+            "the layer whose output goes into the normalisation. Candidates:\n"
+            + self._vectors
+        )
+
+    def record(self, images: Any) -> Recording:
+        """Run the model once in inference mode; works in eager and in graph code.
+
+        Nothing of the model changes: no weight, no statistics, no random state.
+
+        Args:
+            images: (n, H, W, c), or the structure that the model takes.
+
+        Raises:
+            ValueError: where the convolution or the embedding was not called
+                exactly once, or not in reach of the tape.
+            ReferenceError: where the model no longer exists.
+        """
+        model = self._model()
+        if model is None:
+            raise ReferenceError("The model of this view no longer exists.")
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        activations: list[Tensor] = []
+        embeddings: list[Tensor] = []
+
+        def is_here(tensor: Tensor) -> bool:
+            # Not in an inner `tf.function` or a branch, out of reach of the tape.
+            return (tensor.graph if tf.is_symbolic_tensor(tensor) else None) is graph
+
+        def see(operation: Any, arguments: Any, outputs: Any) -> None:
+            if operation is self._conv and is_here(outputs):
+                tape.watch(outputs)
+                activations.append(outputs)
+            if operation is self._embedding.operation:
+                embedding = self._embedding.value(arguments, outputs)
+                if is_here(embedding):
+                    embeddings.append(embedding)
+
+        watched = [self._conv]
+        if self._embedding.operation is not None:
+            watched.append(self._embedding.operation)
+        with (
+            tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape,
+            observe(watched, see),
+            leave_unchanged(model),
+        ):
+            outputs = model(images, training=False)
+            if self._embedding.operation is None:
+                embeddings.append(self._embedding.value((), outputs))
+        for values, name in ((activations, self.conv_layer), (embeddings, "embedding")):
+            if len(values) != 1:
+                raise ValueError(
+                    f"{name!r} must be computed exactly once in a run of the model, "
+                    "outside of any inner `tf.function` or control flow. "
+                    f"Seen: {len(values)} times."
+                )
+        activation, embedding = activations[0], embeddings[0]
+        name = self.conv_layer
+
+        def pull_back(cotangents: Tensor) -> Tensor:
+            # TensorFlow would broadcast a wrong number of rows, or leave zeros.
+            tf.debugging.assert_equal(
+                tf.shape(cotangents),
+                tf.shape(embedding),
+                "There must be one proxy for each image.",
+            )
+            scale = cotangent_scale(cotangents, activation.shape[1:3])
+            cotangents = ops.cast(cotangents * scale, embedding.dtype)
+            gradients = tape.gradient(embedding, activation, cotangents)
+            if gradients is None:
+                raise _NoGradientError(
+                    f"No gradient reaches {name!r} from the embedding."
+                )
+            return ops.cast(gradients, "float32") / scale[:, None, None]
+
+        return Recording(
+            ops.cast(activation, "float32"), ops.cast(embedding, "float32"), pull_back
+        )
+
+
+class _NoGradientError(ValueError):
+    pass
+
+
+def cotangent_scale(cotangents: Tensor, map_size: tuple) -> Tensor:
+    """Return a power of two for each image that keeps float16 gradients in range.
+
+    ``2^floor(log2(h w / max|p|))``: average pooling divides by h w. It is exact to
+    multiply by and to divide by, in any dtype. Shape (n, 1).
+    """
+    largest = ops.max(ops.abs(cotangents), axis=-1, keepdims=True)
+    # 2^14 is the largest power of two with room for a factor 2 in float16.
+    positions = min(float(np.prod([size or 1 for size in map_size])), 2.0**14)
+    exponent = ops.floor(ops.log2(positions / ops.maximum(largest, 1e-30)))
+    return ops.where(largest > 0, ops.power(2.0, exponent), 1.0)

@@ -1,0 +1,138 @@
+"""From a recorded run of a model and its proxies to heatmaps and scores."""
+
+from typing import Any
+
+import tensorflow as tf
+from keras import ops
+
+from keras_embcam.heatmaps import combine_channels, resize_heatmaps, scale_heatmaps
+from keras_embcam.model_view import ModelView, Recording, find_images
+from keras_embcam.proxies import check_proxies_shape, single_point
+from keras_embcam.weightings import Weighting, keep_top_channels
+
+Tensor = Any
+
+
+def explain_images(
+    view: ModelView,
+    images: Any,
+    proxies: Any,
+    weighting: Weighting,
+    top_channels: int | None,
+    resize: bool,
+    normalize: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(embeddings, heatmaps, scores)``, in eager and in graph code.
+
+    Args:
+        view: of the model.
+        images: as the model takes them.
+        proxies: None, an array, or a function of the embeddings; see `EmbeddingCAM`.
+        weighting: ``(activations, gradients) -> weights``.
+        top_channels: see `EmbeddingCAM`.
+        resize: see `EmbeddingCAM`.
+        normalize: see `EmbeddingCAM`.
+
+    Returns:
+        Raw embeddings (n, d), heatmaps (n, H, W) or (n, m, H, W), and the scores
+        ``y . p`` (n,) or (n, m), all float32.
+
+    Raises:
+        ValueError: for no images, or proxies or weights of the wrong shape.
+    """
+    if find_images(images).shape[0] == 0:
+        raise ValueError("`images` must hold at least one image. Received none.")
+    recording = view.record(images)
+    embeddings = recording.embeddings
+    proxies = resolve_proxies(view, recording, proxies)
+    heatmaps = compute_heatmaps(recording, proxies, weighting, top_channels)
+    if resize:
+        heatmaps = resize_heatmaps(heatmaps, ops.shape(find_images(images))[1:3])
+    if normalize:
+        heatmaps = scale_heatmaps(heatmaps)
+    rows = embeddings[:, None] if len(proxies.shape) == 3 else embeddings
+    return embeddings, heatmaps, ops.sum(rows * proxies, axis=-1)
+
+
+def resolve_proxies(view: ModelView, recording: Recording, proxies: Any) -> Tensor:
+    """Return one proxy for each image (n, d), or several (n, m, d), as float32.
+
+    Args:
+        view: of the model.
+        recording: of the images.
+        proxies: None, an array, or a function of the embeddings; see `EmbeddingCAM`.
+
+    Raises:
+        ValueError: for another width than the embedding's, another number than one
+            vector for all images or one for each, or the single point of an
+            embedding of fixed length.
+    """
+    embeddings = recording.embeddings
+    if proxies is None or proxies is single_point:
+        if not view.length_has_gradient:
+            raise ValueError(view.normalized_message())
+        return single_point(embeddings)
+    if callable(proxies):
+        proxies = proxies(embeddings)
+    proxies = ops.cast(ops.convert_to_tensor(proxies), "float32")
+    check_proxies_shape(tuple(proxies.shape), *embeddings.shape)
+    if len(proxies.shape) == 1:
+        return ops.broadcast_to(proxies, ops.shape(embeddings))
+    if None in (proxies.shape[0], embeddings.shape[0]):
+        same = tf.debugging.assert_equal(
+            tf.shape(proxies)[0],
+            tf.shape(embeddings)[0],
+            "`proxies` must have one row for each image.",
+        )
+        with tf.control_dependencies([same]):
+            proxies = tf.identity(proxies)
+    return proxies
+
+
+def compute_heatmaps(
+    recording: Recording,
+    proxies: Tensor,
+    weighting: Weighting,
+    top_channels: int | None = None,
+) -> Tensor:
+    """Return the raw heatmaps at the size of the activations.
+
+    Args:
+        recording: of the images.
+        proxies: (n, d) or (n, m, d) float32.
+        weighting: ``(activations, gradients) -> weights``.
+        top_channels: how many channels to keep, or None for all.
+
+    Returns:
+        (n, h, w) or (n, m, h, w) float32, >= 0.
+
+    Raises:
+        ValueError: where the weights cannot be broadcast to the activations.
+    """
+    activations = recording.activations
+
+    def explain_one(one: Tensor) -> Tensor:
+        # Inside the loop below a graph may not know the shape any more.
+        gradients = ops.reshape(recording.pull_back(one), ops.shape(activations))
+        weights = weighting(activations, gradients)
+        _check_weights(weights, activations)
+        if top_channels is not None:
+            weights = keep_top_channels(weights, top_channels)
+        return combine_channels(activations, weights)
+
+    if len(proxies.shape) == 2:
+        return explain_one(proxies)
+    return ops.swapaxes(ops.map(explain_one, ops.swapaxes(proxies, 0, 1)), 0, 1)
+
+
+def _check_weights(weights: Tensor, activations: Tensor) -> None:
+    fits = len(weights.shape) == 4 and all(
+        None in (have, want) or have in (1, want)
+        for have, want in zip(weights.shape, activations.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            "`weighting` must return weights that broadcast to the activations "
+            f"{tuple(activations.shape)}, such as (n, 1, 1, k). Received the shape "
+            f"{tuple(weights.shape)}"
+        )

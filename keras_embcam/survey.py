@@ -1,0 +1,262 @@
+"""Look at a model once: run it on noise and see what each operation makes."""
+
+import difflib
+import math
+import re
+from collections import Counter
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_embcam.hooks import observe
+from keras_embcam.probe import make_probe
+
+Tensor = Any
+
+NUM_LISTED = 20
+
+
+class Call(NamedTuple):
+    """One call of one operation during the survey.
+
+    Attributes:
+        operation: that was called.
+        inputs: what `vectors_of` makes of each of its flattened arguments.
+        output: what `vectors_of` makes of its output.
+        shape: of the output, None where that is not one tensor.
+        repeats: whether the output is what went in or what an operation inside made.
+        keeps_shape: whether the output has the shape of one of the arguments.
+    """
+
+    operation: Any
+    inputs: list[np.ndarray | None]
+    output: np.ndarray | None
+    shape: tuple[int, ...] | None
+    repeats: bool
+    keeps_shape: bool
+
+
+class Survey:
+    """What one eager run of a model on noise shows.
+
+    Args:
+        model: a built Keras model.
+        images: see `make_probe`.
+
+    Attributes:
+        operations: every operation of the model at any depth, by its path
+            (``"backbone/conv5_block3_out"``).
+        layers: the same and the model itself, by the path ``""``.
+        compiled: the paths of those whose call is compiled with ``tf.function``.
+        probe: the noise, in the structure of the model's inputs.
+        outputs: what the model returned.
+        calls: every recorded call, in order of completion.
+
+    Raises:
+        ValueError: for a channels_first model, or as `make_probe` does.
+    """
+
+    def __init__(self, model: keras.Model, images: Any = None) -> None:
+        self.operations = list_operations(model)
+        self.layers = {"": model, **self.operations}
+        self._paths = {id(op): path for path, op in self.operations.items()}
+        _refuse_channels_first(self.operations)
+        self.probe = make_probe(model, images)
+        self.calls: list[Call] = []
+        self._num_calls: dict[int, int] = {}
+        self.compiled = {
+            path
+            for path, operation in self.layers.items()
+            if isinstance(operation.call, tf.types.experimental.PolymorphicFunction)
+        }
+        latest: list[Tensor] = []
+
+        def see(operation: Any, arguments: Any, outputs: Any) -> None:
+            inputs = tree.flatten(arguments)
+            # Symbolic here means: inside a call compiled with tf.function.
+            if any(tf.is_symbolic_tensor(x) for x in tree.flatten(outputs)):
+                return
+            self._num_calls[id(operation)] = self.num_calls(operation) + 1
+            shape = tuple(outputs.shape) if ops.is_tensor(outputs) else None
+            call = Call(
+                operation,
+                [vectors_of(x) for x in inputs],
+                vectors_of(outputs),
+                shape,
+                any(outputs is x for x in inputs + latest),
+                any(ops.is_tensor(x) and tuple(x.shape) == shape for x in inputs),
+            )
+            self.calls.append(call)
+            if shape is not None and len(shape) == 4:
+                latest[:] = [outputs]
+
+        with observe(self.operations.values(), see):
+            self.outputs = model(self.probe, training=False)
+
+    def path(self, operation: Any) -> str:
+        """Return the path of an operation within the model."""
+        return self._paths[id(operation)]
+
+    def num_calls(self, operation: Any) -> int:
+        """Return how often one run of the model calls the operation."""
+        return self._num_calls.get(id(operation), 0)
+
+    def first_call(self, operation: Any) -> Call:
+        """Return the first call of an operation that was called."""
+        return next(call for call in self.calls if call.operation is operation)
+
+    def find_operation(self, identifier: Any, argument: str, rank: int) -> Any:
+        """Find an operation by name, by path or by itself.
+
+        Args:
+            identifier: a name at any depth, a path ``"outer/inner"``, or the layer.
+            argument: the argument that the user has to change after an error.
+            rank: the rank of the outputs that an error lists as candidates.
+
+        Raises:
+            ValueError: where it is unknown, ambiguous, not called, called more than
+                once, or hidden inside a call compiled with ``tf.function``.
+        """
+        if isinstance(identifier, str):
+            operation = self._find_name(identifier, argument, rank)
+        elif id(identifier) in self._paths:
+            operation = identifier
+        else:
+            raise ValueError(
+                f"`{argument}` must be the name, the path or the object of a layer "
+                f"inside the model. Received: {identifier!r}. "
+                f"Candidates:\n{self.list_candidates(rank)}"
+            )
+        self._check_called_once(operation, argument)
+        return operation
+
+    def _find_name(self, name: str, argument: str, rank: int) -> Any:
+        if name in self.operations:
+            return self.operations[name]
+        plain = {path: re.sub(r"#\d+", "", path) for path in self.operations}
+        paths = [path for path in plain if plain[path] == name] or [
+            path for path in plain if f"/{path}/{plain[path]}".endswith("/" + name)
+        ]
+        if len(paths) == 1:
+            return self.operations[paths[0]]
+        if paths:
+            listed = "\n".join(self._describe(path) for path in paths)
+            raise ValueError(
+                f"`{argument}={name!r}` is ambiguous. Pass the layer itself, or one "
+                f"of these paths:\n{listed}"
+            )
+        names = {path.rsplit("/", 1)[-1] for path in self.operations}
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ValueError(
+            f"`{argument}` must name a layer of the model. Received: {name!r}.{hint} "
+            f"Candidates:\n{self.list_candidates(rank)}"
+        )
+
+    def _check_called_once(self, operation: Any, argument: str) -> None:
+        path = self.path(operation)
+        num_calls = self.num_calls(operation)
+        if num_calls > 1:
+            raise ValueError(
+                f"The layer {path!r} is called {num_calls} times in one run of the "
+                "model (a siamese network?), so it has no single output. Pass the "
+                "branch model that makes one embedding of one image instead."
+            )
+        compiled = [outer for outer in enclosing_paths(path) if outer in self.compiled]
+        if num_calls == 0 and compiled:
+            owner = repr(compiled[0]) if compiled[0] else "the model"
+            raise ValueError(
+                f"`{argument}`: the output of {path!r} cannot be recorded: it runs "
+                f"inside the `call` of {owner}, which is compiled with `tf.function`. "
+                "Remove that decorator: Keras and keras_embcam compile the whole model "
+                "anyway."
+            )
+        if num_calls == 0:
+            raise ValueError(
+                f"`{argument}`: the output of {path!r} cannot be recorded: the model "
+                "did not call it on inference, or only inside a `tf.function` of its "
+                "own. Pass a layer that the model calls directly."
+            )
+
+    def list_candidates(self, rank: int) -> str:
+        """List paths and shapes of the outputs of this rank, the last ones first."""
+        paths = [
+            self.path(call.operation)
+            for call in reversed(self.calls)
+            if call.shape is not None and len(call.shape) == rank
+        ]
+        paths = list(dict.fromkeys(paths))
+        lines = [self._describe(path) for path in paths[:NUM_LISTED]]
+        if len(paths) > NUM_LISTED:
+            lines.append(f"  ... and {len(paths) - NUM_LISTED} more before these")
+        return "\n".join(lines) if lines else "  (none)"
+
+    def _describe(self, path: str) -> str:
+        for call in self.calls:
+            if call.operation is self.operations[path] and call.shape is not None:
+                return f"  {path} {(None, *call.shape[1:])}"
+        return f"  {path}"
+
+
+def list_operations(model: keras.Model) -> dict[str, Any]:
+    """Return every operation of the model at any depth, by path.
+
+    Functional models have operations that are not layers (``keras.ops``). What is
+    reachable by several paths is listed under the first. Where one layer has several
+    of the same name inside, they are ``"name#1"``, ``"name#2"``.
+    """
+    found: dict[str, Any] = {}
+    seen = {id(model)}
+
+    def visit(parent: Any, prefix: str) -> None:
+        children = parent.operations if isinstance(parent, keras.Function) else []
+        children += parent._flatten_layers(include_self=False, recursive=False)
+        fresh = {id(x): x for x in children if id(x) not in seen}
+        seen.update(fresh)
+        num_named = Counter(child.name for child in fresh.values())
+        numbers: Counter[str] = Counter()
+        for child in fresh.values():
+            path = prefix + child.name
+            # Subclassed models may have layers of one name side by side.
+            if num_named[child.name] > 1:
+                numbers[child.name] += 1
+                path += f"#{numbers[child.name]}"
+            found[path] = child
+            if isinstance(child, keras.layers.Layer):
+                visit(child, path + "/")
+
+    visit(model, "")
+    return found
+
+
+def enclosing_paths(path: str) -> list[str]:
+    """Return the paths of the layers around this one, the model (``""``) last."""
+    names = path.split("/")[:-1]
+    return ["/".join(names[:depth]) for depth in range(len(names), -1, -1)]
+
+
+def vectors_of(x: Any) -> np.ndarray | None:
+    """Return the float32 values of a tensor that holds one vector for each image.
+
+    Of the shape (n, d); axes of size 1 beside the vector's are dropped. None for
+    anything else.
+    """
+    if not ops.is_tensor(x) or tf.is_symbolic_tensor(x) or len(x.shape) < 2:
+        return None
+    width = max(x.shape[1:])
+    if math.prod(x.shape[1:]) != width or not keras.backend.is_float_dtype(x.dtype):
+        return None
+    return ops.convert_to_numpy(ops.cast(x, "float32")).reshape(-1, width)
+
+
+def _refuse_channels_first(operations: dict[str, Any]) -> None:
+    for path, operation in operations.items():
+        if getattr(operation, "data_format", None) == "channels_first":
+            raise ValueError(
+                f"The layer {path!r} has data_format='channels_first'. Only "
+                "channels_last models can be explained: build the model again with "
+                "data_format='channels_last'; its weights fit unchanged."
+            )

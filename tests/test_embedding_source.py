@@ -1,0 +1,405 @@
+"""Tests of keras_embcam.embedding_source: what is taken for the raw embedding."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from keras_embcam.embedding_source import find_embedding
+from keras_embcam.model_view import ModelView
+from keras_embcam.survey import Survey
+
+IMAGES = np.random.default_rng(0).random((2, 8, 8, 3), "float32")
+WIDTH = 5
+
+
+def divide_by_norm(x: Any) -> Any:
+    """Normalise by hand."""
+    return ops.divide(x, ops.norm(x, axis=-1, keepdims=True))
+
+
+class Normalize(layers.Layer):
+    """Normalises in its own code."""
+
+    def call(self, x: Any) -> Any:
+        return tf.math.l2_normalize(x, axis=-1)
+
+
+NORMALIZATIONS = {
+    "UnitNormalization": lambda: layers.UnitNormalization(),
+    "Lambda with tf": lambda: layers.Lambda(lambda x: tf.math.l2_normalize(x, axis=1)),
+    "Lambda with keras": lambda: layers.Lambda(lambda x: ops.normalize(x)),
+    "ops.normalize": lambda: ops.normalize,
+    "ops.divide": lambda: divide_by_norm,
+    "layer of one's own": Normalize,
+}
+BEHIND = {
+    "nothing": lambda x: x,
+    "cast": lambda x: ops.cast(x, "float16"),
+    "linear activation": layers.Activation("linear"),
+    "dropout": layers.Dropout(0.5),
+    "factor": lambda x: x * 16,
+    "Rescaling": layers.Rescaling(16.0),
+    "sum of zero": lambda x: x + 0.0,
+}
+
+
+class Network:
+    """Convolution, pooling and a Dense layer: the raw embedding."""
+
+    def __init__(self, activation: Any = None, width: int = WIDTH) -> None:
+        self.conv = layers.Conv2D(4, 3, activation="relu", name="conv")
+        self.pool = layers.GlobalAveragePooling2D(name="pool")
+        self.dense = layers.Dense(width, activation=activation, name="dense")
+        self.inputs = keras.Input((8, 8, 3))
+        self.raw = self.dense(self.pool(self.conv(self.inputs)))
+
+    def model(self, *steps: Any, name: str | None = None) -> keras.Model:
+        """Return the model with more steps behind the raw embedding."""
+        x = self.raw
+        for step in steps:
+            x = step(x)
+        return keras.Model(self.inputs, x, name=name)
+
+    def expected(self) -> np.ndarray:
+        """Return the raw embeddings of the images, or the logits."""
+        kernel, bias = self.dense.get_weights()
+        return np.asarray(self.pool(self.conv(IMAGES))) @ kernel + bias
+
+
+@pytest.fixture
+def network() -> Network:
+    """Return a network whose raw embedding is no unit vector."""
+    network = Network()
+    # The three ranges of the probe would hide a length that is always the same.
+    network.dense.bias.assign([0.5, -0.5, 0.2, 0.1, -0.3])
+    return network
+
+
+def check(model: keras.Model, network: Network, name: Any = None) -> str:
+    """Check the recorded embeddings; return where they were found."""
+    view = ModelView(model, "conv", name, images=IMAGES)
+    assert view.length_has_gradient
+    assert view.embedding_width == network.dense.units
+    recorded = view.record(IMAGES).embeddings
+    np.testing.assert_allclose(recorded, network.expected(), rtol=1e-5, atol=1e-6)
+    return view.embedding
+
+
+# A final L2 normalisation
+
+
+@pytest.mark.parametrize("kind", NORMALIZATIONS)
+def test_a_normalisation_is_stepped_over(network: Network, kind: str) -> None:
+    check(network.model(NORMALIZATIONS[kind]()), network)
+
+
+@pytest.mark.parametrize("kind", NORMALIZATIONS)
+def test_a_normalisation_inside_a_nested_model_is_stepped_over(
+    network: Network, kind: str
+) -> None:
+    inner = network.model(NORMALIZATIONS[kind](), name="inner")
+    middle = keras.Sequential([keras.Input((8, 8, 3)), inner], name="middle")
+    inputs = keras.Input((8, 8, 3))
+    check(keras.Model(inputs, middle(inputs)), network)
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("kind", ["UnitNormalization", "ops.divide"])
+def test_what_is_behind_a_normalisation_is_stepped_over_too(
+    network: Network, kind: str, behind: str
+) -> None:
+    check(network.model(NORMALIZATIONS[kind](), BEHIND[behind]), network)
+
+
+def test_what_is_taken_is_described(network: Network) -> None:
+    normalize = layers.UnitNormalization(name="unit")
+    assert check(network.model(normalize), network) == "input of 'unit'"
+    inner = network.model(normalize, name="inner")
+    model = keras.Sequential([keras.Input((8, 8, 3)), inner])
+    assert check(model, network) == "input of 'inner/unit'"
+    assert check(network.model(), network) == "model's output"
+    assert check(network.model(normalize), network, "dense") == "output of 'dense'"
+
+
+class Subclassed(keras.Model):
+    """Normalises in the code of its call, with no layer or operation for it."""
+
+    def __init__(self, network: Network, factor: float = 1.0) -> None:
+        super().__init__()
+        self.steps = [network.conv, network.pool, network.dense]
+        self.factor = factor
+
+    def call(self, x: Any) -> Any:
+        for step in self.steps:
+            x = step(x)
+        return self.factor * tf.math.l2_normalize(x, axis=-1)
+
+
+def test_a_normalisation_in_the_code_of_a_model_is_stepped_over(
+    network: Network,
+) -> None:
+    assert check(Subclassed(network), network) == "output of 'dense'"
+
+
+def test_the_same_one_level_down_with_a_factor_behind(network: Network) -> None:
+    inner = Subclassed(network)
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, layers.Rescaling(16.0)(inner(inputs)))
+    assert check(model, network).endswith("/dense'")
+
+
+def test_a_scaled_normalisation_in_the_code_is_trap_1(network: Network) -> None:
+    model = Subclassed(network, factor=16.0)
+    message = (
+        r"\(model's output\) has a fixed length: it is normalised .* would be noise. "
+        r"Pass `embedding_layer`, the layer .* Candidates:\n  dense \(None, 5\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        ModelView(model, images=IMAGES)
+    check(model, network, "dense")
+
+
+def test_a_layer_normalisation_is_trap_1_unless_it_is_named(network: Network) -> None:
+    model = network.model(layers.LayerNormalization(name="layer_norm"))
+    with pytest.raises(ValueError, match="normalised .L2 or layer normalisation."):
+        ModelView(model)
+    check(model, network, "dense")
+    view = ModelView(model, embedding_layer="layer_norm")
+    assert not view.length_has_gradient
+    assert "output of 'layer_norm'" in view.normalized_message()
+
+
+def test_a_named_normalisation_is_stepped_over_too(network: Network) -> None:
+    steps = layers.UnitNormalization(name="unit"), layers.Rescaling(16.0, name="scale")
+    for name in ("unit", "scale"):
+        assert check(network.model(*steps), network, name) == "input of 'unit'"
+
+
+def test_a_raw_embedding_of_fixed_length_is_taken_as_it_is() -> None:
+    # The bias outweighs the images: the lengths agree within a percent, but nothing
+    # normalises, and the gradient along the embedding is not zero.
+    network = Network()
+    network.dense.kernel.assign(network.dense.kernel * 1e-5)
+    network.dense.bias.assign([3.0, 4.0, 0.0, 0.0, 0.0])
+    assert check(network.model(), network) == "model's output"
+    model = network.model(layers.UnitNormalization(name="unit"))
+    assert check(model, network) == "input of 'unit'"
+
+
+def test_one_vector_an_image_may_have_axes_of_one(network: Network) -> None:
+    inputs = keras.Input((8, 8, 3))
+    pool = layers.GlobalAveragePooling2D(keepdims=True)
+    x = layers.Conv2D(WIDTH, 1, name="dense")(pool(network.conv(inputs)))
+    normalized = layers.UnitNormalization(name="unit")(x)
+    model = keras.Model(inputs, layers.Flatten()(normalized))
+    kernel, bias = network.dense.get_weights()
+    model.get_layer("dense").set_weights([kernel[None, None], bias])
+    assert check(model, network) == "input of 'unit'"
+    assert check(model, network, "dense") == "output of 'dense'"
+
+
+def test_rows_that_overflow_in_float16_do_not_hide_a_normalisation() -> None:
+    # 255 * 8 * 4 squared is beyond float16: the normalised vector is zero there.
+    inputs = keras.Input((8, 8, 3))
+    conv = layers.Conv2D(3, 3, name="conv", dtype="float16", kernel_initializer="ones")
+    x = layers.GlobalAveragePooling2D(dtype="float16")(conv(inputs))
+    outputs = layers.UnitNormalization(dtype="float16", name="unit")(x)
+    model = keras.Model(inputs, outputs)
+    survey = Survey(model)
+    assert np.linalg.norm(survey.outputs, axis=1).tolist()[2] < 0.5
+    assert find_embedding(survey).description == "input of 'unit'"
+
+
+def test_an_embedding_that_is_always_zero_is_taken_as_it_is() -> None:
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(3, 3, kernel_initializer="zeros")(inputs)
+    view = ModelView(keras.Model(inputs, layers.GlobalAveragePooling2D()(x)))
+    assert view.embedding == "model's output" and view.length_has_gradient
+
+
+# A final softmax
+
+SOFTMAXES = {
+    "activation of a Dense": ("softmax", []),
+    "Activation": (None, [layers.Activation("softmax")]),
+    "Softmax": (None, [layers.Softmax()]),
+    "operation": (None, [ops.softmax]),
+    "Lambda": (None, [layers.Lambda(lambda x: tf.nn.softmax(x))]),
+    "Activation in float32": (None, [layers.Activation("softmax", dtype="float32")]),
+    "with a cast behind": ("softmax", [lambda x: ops.cast(x, "float16")]),
+    "with a dropout behind": ("softmax", [layers.Dropout(0.5)]),
+    "with an identity behind": ("softmax", [layers.Activation("linear")]),
+}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("kind", SOFTMAXES)
+def test_the_logits_are_taken_instead_of_a_softmax(kind: str, nested: bool) -> None:
+    activation, steps = SOFTMAXES[kind]
+    network = Network(activation)
+    model = network.model(*steps, name="classifier")
+    if nested:
+        model = keras.Sequential([keras.Input((8, 8, 3)), model])
+    check(model, network)
+
+
+@pytest.mark.parametrize("name", ["dense", "probabilities"])
+def test_the_logits_are_taken_where_the_softmax_is_named(name: str) -> None:
+    network = Network("softmax" if name == "dense" else None)
+    steps = [] if name == "dense" else [layers.Softmax(name="probabilities")]
+    model = network.model(*steps, layers.Dense(7))
+    check(model, network, name)
+
+
+def test_the_logits_of_many_classes_are_not_mistaken() -> None:
+    # All probabilities are near 1/200, as are the softmax values of most tensors.
+    inputs = keras.Input((8, 8, 3))
+    conv = layers.Conv2D(4, 3, name="conv")
+    hidden = layers.Dense(200, name="hidden")
+    dense = layers.Dense(200, activation="softmax", name="dense")
+    dense_input = hidden(layers.GlobalAveragePooling2D()(conv(inputs)))
+    model = keras.Model(inputs, dense(dense_input))
+    assert ModelView(model).embedding == "logits of 'dense'"
+
+
+def test_equal_probabilities_are_not_mistaken() -> None:
+    network = Network("softmax")
+    network.dense.kernel.assign(np.zeros((4, WIDTH)))
+    network.dense.bias.assign(np.zeros(WIDTH))
+    model = network.model(layers.Activation("linear", name="identity"))
+    assert find_embedding(Survey(model)).description == "logits of 'dense'"
+
+
+def test_logits_without_a_bias() -> None:
+    inputs = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(inputs))
+    dense = layers.Dense(WIDTH, use_bias=False, activation="softmax")
+    model = keras.Model(inputs, dense(x))
+    logits = ModelView(model).record(IMAGES).embeddings
+    np.testing.assert_allclose(ops.softmax(logits), model(IMAGES), rtol=1e-5)
+
+
+class SoftmaxInCode(Subclassed):
+    """Makes probabilities in the code of its call."""
+
+    def call(self, x: Any) -> Any:
+        for step in self.steps:
+            x = step(x)
+        return tf.nn.softmax(x)
+
+
+def test_a_softmax_in_the_code_says_what_to_pass() -> None:
+    network = Network()
+    model = SoftmaxInCode(network)
+    message = (
+        r"The model's output are probabilities \(a softmax\), and the logits before it "
+        r"cannot be found. .* pass `embedding_layer`, .*Candidates:\n  dense"
+    )
+    with pytest.raises(ValueError, match=message):
+        ModelView(model, images=IMAGES)
+    check(model, network, "dense")
+
+
+def test_the_softmax_of_a_quantized_dense_says_what_to_pass() -> None:
+    network = Network("softmax")
+    model = network.model()
+    network.dense.quantize("int8")
+    with pytest.raises(ValueError, match="logits before it cannot be found"):
+        ModelView(model)
+
+
+# Outputs
+
+
+def test_of_several_outputs_one_has_to_be_named(network: Network) -> None:
+    other = layers.Dense(2, name="other")(network.raw)
+    model = keras.Model(network.inputs, [network.raw, other])
+    message = (
+        r"The model has 2 outputs. Pass `embedding_layer`, the name of the layer that "
+        r"makes the embedding. Candidates:\n  other \(None, 2\)\n  dense \(None, 5\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        ModelView(model)
+    check(model, network, "dense")
+    assert ModelView(model, None, network.dense).embedding == "output of 'dense'"
+
+
+def test_outputs_with_names_are_named_by_them(network: Network) -> None:
+    unit = layers.UnitNormalization(name="unit")(network.raw)
+    outputs = {"vector": unit, "other": layers.Dense(2)(network.raw)}
+    model = keras.Model(network.inputs, outputs)
+    with pytest.raises(ValueError, match=r"has 2 outputs \['vector', 'other'\]"):
+        ModelView(model)
+    assert check(model, network, "vector") == "input of 'unit'"
+    assert ModelView(model, None, "other").embedding == "output 'other'"
+
+
+def test_a_factor_on_another_output_does_not_count(network: Network) -> None:
+    unit = layers.UnitNormalization(name="unit")(network.raw)
+    scaled = layers.Rescaling(16.0, name="scaled")(unit)
+    model = keras.Model(network.inputs, [unit, scaled])
+    assert check(model, network, "unit") == "input of 'unit'"
+    assert check(model, network, "scaled") == "input of 'unit'"
+
+
+class Other(layers.Layer):
+    """Returns what is no embedding."""
+
+    kind: str = ""
+
+    def call(self, x: Any) -> Any:
+        return {
+            "map": ops.reshape(x, (-1, 2, 2)),
+            "whole numbers": ops.cast(x, "int32"),
+            "two tensors": (x, x),
+        }[self.kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("map", r"\(3, 2, 2\)"),
+        ("whole numbers", r"\(3, 4\)"),
+        ("two tensors", "not one tensor"),
+    ],
+)
+def test_a_named_layer_must_make_one_vector_an_image(kind: str, shape: str) -> None:
+    other = Other(name="other")
+    other.kind = kind
+    network = Network(width=4)
+    model = network.model(other)
+    message = (
+        r"The embedding must be one floating-point tensor of the shape \(n, d\). The "
+        rf"output of 'other' is {shape}. Pass `embedding_layer`, .*Candidates:\n"
+    )
+    with pytest.raises(ValueError, match=message):
+        ModelView(model, embedding_layer="other")
+    if kind == "map":
+        with pytest.raises(ValueError, match=r"The model's output is \(3, 2, 2\)"):
+            ModelView(model)
+
+
+def test_an_unknown_embedding_layer_lists_vectors(network: Network) -> None:
+    message = r"`embedding_layer` must name a layer .* 'dens'. Did you mean 'dense'"
+    with pytest.raises(ValueError, match=message):
+        ModelView(network.model(), embedding_layer="dens")
+
+
+# The same maps with and without a normalisation
+
+
+@pytest.mark.parametrize("kind", NORMALIZATIONS)
+def test_gradients_are_those_without_a_normalisation(
+    network: Network, kind: str
+) -> None:
+    plain = ModelView(network.model()).record(IMAGES)
+    unit = ModelView(network.model(NORMALIZATIONS[kind]())).record(IMAGES)
+    proxies = ops.normalize(plain.embeddings)
+    np.testing.assert_array_equal(unit.activations, plain.activations)
+    gradients = plain.pull_back(proxies)
+    assert np.abs(gradients).max() > 1e-4
+    np.testing.assert_allclose(unit.pull_back(proxies), gradients, rtol=1e-5)
