@@ -5,13 +5,19 @@ BIN := $(CURDIR)/$(VENV)/bin
 WHEEL := $(CURDIR)/build/wheel
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: test lint wheel witnesses clean
+.PHONY: demo test slow lint wheel witnesses clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -e ".[dev]"
 	touch $@
+
+# The main job: train with the logger, then look with TensorBoard.
+DEMO := embcam_demo
+demo: $(VENV)/.installed
+	rm -rf $(DEMO)
+	$(BIN)/embcam demo --out $(DEMO) $(DEMO_ARGS)
 
 # The wheel, unpacked where nothing of the checkout can stand in for it.
 wheel: $(VENV)/.installed
@@ -43,6 +49,11 @@ $(WITNESSES)/.installed: tests/witnesses/requirements.txt
 witnesses: $(WITNESSES)/.installed
 	for script in tests/witnesses/record_*.py; do \
 		$(WITNESSES)/bin/python $$script || exit 1; done
+
+# Trainings of minutes. They also need the photographs of KERAS_EMBCAM_TEST_DATA.
+slow: wheel
+	cd $$(mktemp -d) && PYTHONPATH=$(WHEEL) $(BIN)/pytest -c $(CURDIR)/setup.cfg \
+		--rootdir $(CURDIR) -m slow $(CURDIR)/tests $(PYTEST_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .venv .venv-witnesses

@@ -30,10 +30,9 @@ def write_projector(
     run_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = tf.train.Checkpoint(embedding=tf.Variable(embeddings))
     checkpoint.write(str(run_dir / "embedding.ckpt"))
-    # TensorBoard finds the file through this index.
+    # TensorBoard finds the file through this index, wherever the folder is moved to.
     (run_dir / "checkpoint").write_text('model_checkpoint_path: "embedding.ckpt"\n')
     config = projector.ProjectorConfig()
-    config.model_checkpoint_path = "embedding.ckpt"
     embedding = config.embeddings.add()
     embedding.tensor_name = "embedding/.ATTRIBUTES/VARIABLE_VALUE"
     if labels is not None:

@@ -80,6 +80,8 @@ class ValidationRun:
         self._examples = examples
         self._settings = settings
         self._embed: Any = None
+        # Each image's ratios of the uniform map never change: measured once.
+        self._uniform: dict[str, np.ndarray] = {}
 
     def find_proxies(self) -> dict[str, Any]:
         """Return the arguments of `explain` that state what to explain.
@@ -152,26 +154,30 @@ class ValidationRun:
             if "label" in batch:
                 labels.append(batch["label"])
             ratios = self._ratios(batch, heatmaps)
-            plain = self._ratios(batch, np.ones_like(heatmaps))
-            for name, values in plain.items():
-                # The same images as in the mean that this one stands beside.
-                plain[name] = np.where(np.isnan(ratios[name]), np.nan, values)
-                uniform.setdefault(name, []).append(plain[name])
-            for name, values in {**ratios, **self._hits(batch, heatmaps)}.items():
-                gathered.setdefault(name, []).append(values)
+            _gather(gathered, {**ratios, **self._hits(batch, heatmaps)})
+            if not self._uniform:
+                _gather(uniform, self._ratios(batch, np.ones_like(heatmaps)))
             if ratios and num_worst:
                 worst = _keep_worst(
                     worst, Shown(batch, heatmaps, _first(ratios)), num_worst
                 )
-        values = {name: _mean(parts) for name, parts in gathered.items()}
+        per_image = {name: np.concatenate(parts) for name, parts in gathered.items()}
+        self._uniform = self._uniform or {
+            name: np.concatenate(parts) for name, parts in uniform.items()
+        }
+        values = {name: _mean(x) for name, x in per_image.items()}
         all_embeddings = np.concatenate(embeddings)
         all_labels = np.concatenate(labels) if labels else None
         if all_labels is not None:
             values |= measure_retrieval(all_embeddings, all_labels)
         return Numbers(
             values,
-            {name: _mean(parts) for name, parts in uniform.items()},
-            {name: np.concatenate(gathered[name]) for name in uniform},
+            {
+                # Of the same images as the mean that this one stands beside.
+                name: _mean(np.where(np.isnan(per_image[name]), np.nan, x))
+                for name, x in self._uniform.items()
+            },
+            {name: per_image[name] for name in self._uniform},
             worst,
             all_embeddings,
             all_labels,
@@ -217,9 +223,13 @@ def _first(ratios: dict[str, np.ndarray]) -> np.ndarray | None:
     return next(iter(ratios.values()), None)
 
 
-def _mean(parts: list[np.ndarray]) -> float:
-    values = np.concatenate(parts).astype("float64")
-    values = values[~np.isnan(values)]
+def _gather(parts: dict[str, list[np.ndarray]], values: dict[str, np.ndarray]) -> None:
+    for name, array in values.items():
+        parts.setdefault(name, []).append(array)
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[~np.isnan(values)].astype("float64")
     return float(values.mean()) if len(values) else float("nan")
 
 

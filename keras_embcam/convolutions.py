@@ -35,6 +35,17 @@ def find_convolutions(survey: Survey, conv_layer: Any = None) -> Iterator[Any]:
     Raises:
         ValueError: where a layer is not found, ambiguous, called more than once,
             hidden inside a call compiled with ``tf.function``, or not 4-D.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((8, 8, 3)),
+    ...     keras.layers.Conv2D(4, 3, name="first"),
+    ...     keras.layers.Conv2D(4, 3, name="second"),
+    ...     keras.layers.MaxPooling2D(),
+    ... ])
+    >>> [layer.name for layer in find_convolutions(Survey(model))]
+    ['second', 'first']
     """
     if conv_layer is not None:
         operation = survey.find_operation(conv_layer, "conv_layer", rank=4)
@@ -58,6 +69,11 @@ def find_convolutions(survey: Survey, conv_layer: Any = None) -> Iterator[Any]:
 
 def check_gradient(survey: Survey, operation: Any, conv_layer: Any) -> None:
     """Say why no gradient reaches this layer, where that should be an error.
+
+    Args:
+        survey: of the model.
+        operation: the layer that was tried.
+        conv_layer: what the user named, None for a layer found by default.
 
     Raises:
         ValueError: for a layer that the user named or that is rematerialised.
@@ -101,9 +117,6 @@ def _refuse_hidden_convolution(survey: Survey, path: str) -> None:
     if path not in survey.compiled:
         return
     for inner, operation in survey.operations.items():
-        if (
-            path in enclosing_paths(inner)
-            and not survey.num_calls(operation)
-            and any(len(weight.shape) == 4 for weight in _weights(operation))
-        ):
+        is_inside = path in enclosing_paths(inner)
+        if is_inside and any(len(x.shape) == 4 for x in _weights(operation)):
             survey.find_operation(operation, "conv_layer", rank=4)  # raises

@@ -157,10 +157,9 @@ class EmbeddingCAM(keras.layers.Wrapper):
         num_images, *image_size = find_images(images).shape[:3]
         width = view.embedding_width
         if callable(proxies):
+            function = tf.function(proxies, autograph=False)
             specification = tf.TensorSpec((num_images, width))
-            proxies = (
-                tf.function(proxies).get_concrete_function(specification).outputs[0]
-            )
+            proxies = function.get_concrete_function(specification).outputs[0]
         several: list[int | None] = []
         if proxies is not None:
             check_proxies_shape(tuple(proxies.shape), num_images, width)

@@ -61,6 +61,16 @@ def find_embedding(survey: Survey, embedding_layer: Any = None) -> EmbeddingSour
     Raises:
         ValueError: for several outputs of which none is named, an output that is
             not (n, d), or probabilities whose logits cannot be found.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((8, 8, 3)),
+    ...     keras.layers.GlobalAveragePooling2D(),
+    ...     keras.layers.Dense(4, activation="softmax", name="classes"),
+    ... ])
+    >>> find_embedding(Survey(model)).description
+    "logits of 'classes'"
     """
     source, values = _named_embedding(survey, embedding_layer)
     # The noise may overflow in float16 where images do not.
@@ -156,7 +166,7 @@ def _before_softmax(
             if is_close(_softmax(tensor)) and not is_close(tensor):
                 return _replace(source, survey, call, "input", index)
     raise ValueError(
-        f"The {source.description} are probabilities (a softmax), and the logits "
+        f"The {source.description} holds probabilities (a softmax), and the logits "
         "before it cannot be found. Maps through a softmax differ from maps of the "
         "logits: pass `embedding_layer`, the layer that makes the logits or the "
         "embedding. Candidates:\n" + survey.list_candidates(rank=2)

@@ -109,7 +109,8 @@ def explain_batches(
         model: as in `explain`.
         images: as in `explain`, or a `tf.data.Dataset` of any size.
         proxies: what to explain: (d,) for all images, (n, d), (n, m, d), or a
-            function of the embeddings; None for the image's own unit embedding.
+            function of the embeddings (compiled anew for each function object);
+            None for the image's own unit embedding.
         labels: (n,) integers; by default those of the data set.
         class_proxies: (classes, d); each image is explained by that of its label.
         target_class: the class of a classifier to explain (plain Grad-CAM, on the
@@ -128,7 +129,21 @@ def explain_batches(
 
     Raises:
         ValueError: for images, layers, labels or proxies that do not fit.
-        TypeError: for images of an unknown kind.
+        TypeError: for images of an unknown kind, or what is no Keras model.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([
+    ...     keras.Input((32, 32, 3)),
+    ...     keras.layers.Conv2D(8, 3, activation="relu"),
+    ...     keras.layers.GlobalAveragePooling2D(),
+    ... ])
+    >>> images = np.ones((5, 32, 32, 3))
+    >>> for batch in explain_batches(model, images, batch_size=3):
+    ...     print(batch.heatmaps.shape, batch.embeddings.shape)
+    (3, 32, 32) (3, 8)
+    (2, 32, 32) (2, 8)
     """
     check_model(model)
     check_top_channels(top_channels)
@@ -245,7 +260,7 @@ def _get_explainer(
 ) -> _Explainer:
     shapes = tuple(tuple(x.shape[1:]) for x in tree.flatten(images))
     names = [
-        x if isinstance(x, str | None) else weakref.ref(x)
+        weakref.ref(x) if isinstance(x, keras.Operation) else repr(x)
         for x in (conv_layer, embedding_layer)
     ]
     # A Sequential model may have other layers than the last time.

@@ -33,6 +33,13 @@ def observe(operations: Iterable[Any], observer: Observer) -> Iterator[None]:
     Args:
         operations: layers, or operations of a Functional graph.
         observer: called after each call, in order of completion.
+
+    Example:
+
+    >>> layer = keras.layers.ReLU()
+    >>> with observe([layer], lambda layer, arguments, outputs: print(outputs.numpy())):
+    ...     outputs = layer(keras.ops.array([-1.0, 2.0]))
+    [0. 2.]
     """
     operations = list(operations)
     installed = []
@@ -59,17 +66,31 @@ def observe(operations: Iterable[Any], observer: Observer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def leave_unchanged(model: keras.Model) -> Iterator[None]:
-    """Keep a run of the model from leaving traces in it.
+    """Keep a run of a built model from leaving traces in it.
 
     What layers assign (statistics, random seeds) goes into the scope and is
-    dropped; the losses that a run clears, which belong to the trainer, come back.
+    dropped; the losses that a run clears, which belong to the trainer, come back,
+    and so does the mark of a model that was never called.
+
+    Args:
+        model: all layers in it are kept.
+
+    Example:
+
+    >>> norm = keras.layers.BatchNormalization()
+    >>> model = keras.Sequential([keras.Input((1,)), norm])
+    >>> with leave_unchanged(model):
+    ...     outputs = model(keras.ops.array([[5.0], [7.0]]), training=True)
+    >>> norm.moving_mean.numpy()
+    array([0.], dtype=float32)
     """
-    lists = [(layer, list(layer._losses)) for layer in model._flatten_layers()]
+    kept = [(x, x._called, list(x._losses)) for x in model._flatten_layers()]
     try:
         with keras.StatelessScope():
             yield
     finally:
-        for layer, losses in lists:
+        for layer, called, losses in kept:
+            vars(layer)["_called"] = called
             if losses:  # none in the list may mean that another thread holds them
                 layer._losses[:] = losses
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_embcam.model_inputs import declared_image_shape, fit_images
+from keras_embcam.model_inputs import declared_images, fit_images
 
 # What tf.io.decode_image reads.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
@@ -59,7 +59,7 @@ class ImageSource:
         batch_size: int,
         preprocessing_function: Callable | None = None,
     ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ValueError(
                 f"`batch_size` must be an integer >= 1. Received: {batch_size!r}"
             )
@@ -115,8 +115,11 @@ class ImageSource:
             yield Batch(tree.pack_sequence_as(self._images, batch), None)
 
     def _read_files(self) -> Iterator[Batch]:
-        height, width, channels = declared_image_shape(self._model)
-        size = None if height is None or width is None else (height, width)
+        declared = declared_images(self._model)
+        shape = (None,) * 3 if declared is None else declared.shape[1:]
+        height, width, channels = shape
+        size = (height, width) if height and width else None
+        takes_integers = declared is not None and "int" in declared.dtype
         for start in range(0, len(self._images), self._batch_size):
             paths = self._images[start : start + self._batch_size]
             images = [read_image(path, channels or 3, size) for path in paths]
@@ -127,14 +130,19 @@ class ImageSource:
                     f"those of one batch must agree. Received the sizes "
                     f"{sorted(shapes)}. Resize them, or pass `batch_size=1`."
                 )
-            yield Batch(np.stack(images), None)
+            batch = np.stack(images)
+            yield Batch(np.rint(batch) if takes_integers else batch, None)
 
     def _batched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         images = _split_element(dataset.element_spec)[0]
-        ranks = {len(x.shape) for x in tree.flatten(images)}
-        if 3 in ranks and 4 not in ranks:
-            return dataset.batch(self._batch_size)
-        return dataset
+        ranks = [x.shape.rank for x in tree.flatten(images)]
+        if None in ranks:
+            raise ValueError(
+                "The data set must state the rank of its images. Received: "
+                f"{dataset.element_spec}. Pass `output_signature` to `from_generator`, "
+                "or map `tf.ensure_shape` over it."
+            )
+        return dataset.batch(self._batch_size) if max(ranks) == 3 else dataset
 
     def _read_dataset(self) -> Iterator[Batch]:
         for element in self._images:
@@ -205,6 +213,5 @@ def _as_array(x: Any) -> np.ndarray:
 def _split_element(element: Any) -> tuple[Any, Any]:
     if isinstance(element, dict) and "image" in element:
         return element["image"], element.get("label")
-    if isinstance(element, tuple) and len(element) in (2, 3):
-        return element[0], element[1]
-    return element, None
+    images, labels, _ = keras.utils.unpack_x_y_sample_weight(element)
+    return images, labels

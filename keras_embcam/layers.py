@@ -19,9 +19,9 @@ class Proxies(keras.layers.Layer):
     (num_classes, d).
 
     Unless ``dtype`` says otherwise, the layer works in float32 under any dtype policy:
-    a proxy loss multiplies the similarities by 18 or 32, so that the rounding of float16
-    would show. A zero embedding has no direction: its similarities and its gradient are
-    zero.
+    a proxy loss multiplies the similarities by 18 or 32, so that the rounding of
+    float16 would show. A zero embedding has no direction: its similarities and its
+    gradient are zero.
 
     Only the direction of a proxy counts, so the initial length sets how fast it turns:
     proxies drawn ten times shorter turn about ten times faster under Adam. The papers

@@ -32,15 +32,13 @@ def declared_inputs(model: keras.Model) -> Any:
     return inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
-def declared_image_shape(
-    model: keras.Model,
-) -> tuple[int | None, int | None, int | None]:
-    """Return (H, W, c) of the images of a model, None for what it leaves open."""
+def declared_images(model: keras.Model) -> Any:
+    """Return the symbolic images (n, H, W, c) of a model, None if it has none."""
     declared = declared_inputs(model)
     for tensor in tree.flatten(declared) if declared is not None else []:
         if len(tensor.shape) == 4:
-            return tuple(tensor.shape[1:])
-    return None, None, None
+            return tensor
+    return None
 
 
 def fit_images(images: Any, model: keras.Model, first: int = 0) -> Any:

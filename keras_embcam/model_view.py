@@ -73,6 +73,22 @@ class ModelView:
     Raises:
         ValueError: where either is not found, ambiguous or cannot be recorded, or
             the embedding is normalised and ``embedding_layer`` is None.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((32, 32, 3)),
+    ...     keras.layers.Conv2D(8, 3, activation="relu", name="conv"),
+    ...     keras.layers.GlobalAveragePooling2D(),
+    ...     keras.layers.Dense(4, name="dense"),
+    ...     keras.layers.UnitNormalization(name="unit"),
+    ... ])
+    >>> view = ModelView(model)
+    >>> view.conv_layer, view.embedding
+    ('conv', "input of 'unit'")
+    >>> recording = view.record(np.ones((2, 32, 32, 3)))
+    >>> recording.pull_back(np.ones((2, 4), "float32")).shape
+    TensorShape([2, 30, 30, 8])
     """
 
     def __init__(
@@ -219,12 +235,13 @@ class ModelView:
 
         def pull_back(cotangents: Tensor) -> Tensor:
             # TensorFlow would broadcast a wrong number of rows, or leave zeros.
-            tf.debugging.assert_equal(
+            check = tf.debugging.assert_equal(
                 tf.shape(cotangents),
                 tf.shape(embedding),
                 "There must be one proxy for each image.",
             )
-            scale = cotangent_scale(cotangents, activation.shape[1:3])
+            with tf.control_dependencies([] if check is None else [check]):
+                scale = cotangent_scale(cotangents, activation.shape[1:3])
             cotangents = ops.cast(cotangents * scale, embedding.dtype)
             gradients = tape.gradient(embedding, activation, cotangents)
             if gradients is None:
@@ -246,7 +263,20 @@ def cotangent_scale(cotangents: Tensor, map_size: tuple) -> Tensor:
     """Return a power of two for each image that keeps float16 gradients in range.
 
     ``2^floor(log2(h w / max|p|))``: average pooling divides by h w. It is exact to
-    multiply by and to divide by, in any dtype. Shape (n, 1).
+    multiply by and to divide by, in any dtype.
+
+    Args:
+        cotangents: (n, d) float32.
+        map_size: (h, w) of the activations; None counts as one.
+
+    Returns:
+        (n, 1) float32.
+
+    Example:
+
+    >>> cotangent_scale(np.float32([[1.0, -0.5], [0.0, 3.0]]), (4, 4)).numpy()
+    array([[16.],
+           [ 4.]], dtype=float32)
     """
     largest = ops.max(ops.abs(cotangents), axis=-1, keepdims=True)
     # 2^14 is the largest power of two with room for a factor 2 in float16.

@@ -17,8 +17,16 @@ NUM_PROBES = 3
 def find_images(inputs: Any) -> Any:
     """Return the images among the inputs of a model: its first 4-D input.
 
+    Args:
+        inputs: a tensor, array or symbol, or any structure of them.
+
     Raises:
         ValueError: where no input is 4-D.
+
+    Example:
+
+    >>> find_images({"age": np.zeros((2, 1)), "photo": np.zeros((2, 8, 8, 3))}).shape
+    (2, 8, 8, 3)
     """
     for tensor in tree.flatten(inputs):
         if len(getattr(tensor, "shape", ())) == 4:
@@ -41,6 +49,13 @@ def make_probe(model: Any, images: Any = None) -> Any:
     Raises:
         ValueError: where the shape of the images is known from neither, or there are
             no images.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((16, 12, 3)), keras.layers.Conv2D(4, 3)])
+    >>> make_probe(model).shape
+    TensorShape([3, 16, 12, 3])
     """
     specification = images if images is not None else declared_inputs(model)
     if specification is None:

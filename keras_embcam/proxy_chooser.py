@@ -107,9 +107,10 @@ class ProxyChooser:
             ("labels", self._labels),
             ("target_class", self._target_class),
         ):
-            least = 2 if name == "proxies" else 1
-            ndim = getattr(values, "ndim", 0)
-            if ndim >= least and len(values) != num_images:
+            if not isinstance(values, np.ndarray):
+                continue
+            has_rows = values.ndim > (1 if name == "proxies" else 0)
+            if has_rows and len(values) != num_images:
                 raise ValueError(_count_message(name, len(values), num_images))
 
     def _choose_targets(self, rows: slice, width: int) -> np.ndarray:
@@ -149,7 +150,8 @@ def _vectors(name: str, values: Any) -> Any:
     if values is None:
         return None
     try:
-        return np.asarray(values).astype("float32")
+        with np.errstate(over="ignore"):  # infinity is told of later
+            return np.asarray(values).astype("float32")
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"`{name}` must be an array of numbers. Received: {values!r} (of type "

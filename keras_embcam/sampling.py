@@ -155,10 +155,11 @@ def _choose_classes(
     num_batches: int,
     generator: np.random.Generator,
 ) -> Iterator[np.ndarray]:
-    """Yield the indices of the classes of each batch, all groups being equally likely.
+    """Yield the indices of the classes of each batch.
 
-    A class with as many groups as there are batches to come must be in each of them,
-    or the groups would run out before the batches do.
+    A class is drawn with a chance in proportion to the groups it has left. One with as
+    many groups as there are batches to come must be in each of them, or the groups
+    would run out before the batches do.
     """
     num_left = num_groups.copy()
     for num_to_come in range(num_batches, 0, -1):

@@ -207,6 +207,14 @@ def list_operations(model: keras.Model) -> dict[str, Any]:
     Functional models have operations that are not layers (``keras.ops``). What is
     reachable by several paths is listed under the first. Where one layer has several
     of the same name inside, they are ``"name#1"``, ``"name#2"``.
+
+    Example:
+
+    >>> conv = keras.layers.Conv2D(4, 3, name="conv")
+    >>> inner = keras.Sequential([conv], name="inner")
+    >>> model = keras.Sequential([inner, keras.layers.ReLU(name="relu")])
+    >>> list(list_operations(model))
+    ['inner', 'inner/conv', 'relu']
     """
     found: dict[str, Any] = {}
     seen = {id(model)}
@@ -233,7 +241,13 @@ def list_operations(model: keras.Model) -> dict[str, Any]:
 
 
 def enclosing_paths(path: str) -> list[str]:
-    """Return the paths of the layers around this one, the model (``""``) last."""
+    """Return the paths of the layers around this one, the model (``""``) last.
+
+    Example:
+
+    >>> enclosing_paths("outer/inner/conv")
+    ['outer/inner', 'outer', '']
+    """
     names = path.split("/")[:-1]
     return ["/".join(names[:depth]) for depth in range(len(names), -1, -1)]
 
@@ -243,6 +257,11 @@ def vectors_of(x: Any) -> np.ndarray | None:
 
     Of the shape (n, d); axes of size 1 beside the vector's are dropped. None for
     anything else.
+
+    Example:
+
+    >>> vectors_of(ops.ones((2, 1, 1, 8))).shape
+    (2, 8)
     """
     if not ops.is_tensor(x) or tf.is_symbolic_tensor(x) or len(x.shape) < 2:
         return None

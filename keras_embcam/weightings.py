@@ -19,9 +19,9 @@ xgradcam [1.25]
 """
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 Tensor = Any
@@ -111,7 +111,7 @@ def check_top_channels(top_channels: Any, num_channels: int | None = None) -> No
     """
     if top_channels is None:
         return
-    is_integer = isinstance(top_channels, Integral)
+    is_integer = isinstance(top_channels, int | np.integer)
     if not is_integer or not 1 <= top_channels <= (num_channels or top_channels):
         raise ValueError(
             "`top_channels` must be an integer between 1 and the number of channels "

@@ -1,5 +1,6 @@
 """Tests of keras_embcam.convolutions: which layer is explained by default."""
 
+import doctest
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
+from keras_embcam import convolutions as module
 from keras_embcam.model_view import ModelView
 
 IMAGES = np.zeros((1, 12, 12, 3), "float32")
@@ -29,6 +31,11 @@ def network(*between: Any, size: int = 12) -> keras.Model:
     for layer in between:
         x = layer(x)
     return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
+def test_the_examples_run() -> None:
+    results = doctest.testmod(module)
+    assert results.attempted and not results.failed
 
 
 # The backbones of keras.applications
@@ -286,12 +293,12 @@ def test_stop_gradient_says_so_or_another_layer_is_found() -> None:
     x = layers.Conv2D(4, 3, name="conv")(inputs)
     pool = layers.GlobalAveragePooling2D()
     stopped = pool(layers.Conv2D(4, 3, name="stopped")(x))
-    outputs = pool(x) + layers.Lambda(ops.stop_gradient)(stopped)
-    model = keras.Model(inputs, outputs)
+    stopped = layers.Lambda(ops.stop_gradient)(stopped)
+    model = keras.Model(inputs, pool(x) + stopped)
     with pytest.raises(ValueError, match="No gradient reaches 'stopped'"):
         find(model, "stopped")
     assert find(model) == "conv"
-    cut = keras.Model(inputs, ops.stop_gradient(stopped))
+    cut = keras.Model(inputs, stopped)
     with pytest.raises(ValueError, match="No layer with a 4-D output"):
         find(cut)
 

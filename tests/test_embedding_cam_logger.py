@@ -555,7 +555,8 @@ class TestHarm:
                     kinds = Counter(type(x).__name__ for x in gc.get_objects())
                     sizes.append((sum(kinds.values()), kinds))
 
-        logger = EmbeddingCAMLogger(tmp_path, EXAMPLES, num_images=2, strict=True)
+        few = {key: EXAMPLES[key][:4] for key in ("image", "label", "bbox")}
+        logger = EmbeddingCAMLogger(tmp_path, few, num_images=1, strict=True)
         images, labels = EXAMPLES["image"], EXAMPLES["label"]
         compiled().fit(
             images,
@@ -650,7 +651,7 @@ class TestFailures:
         assert set(history) == {"loss"}
 
     def test_a_wrong_layer(self, tmp_path):
-        logger = EmbeddingCAMLogger(tmp_path, EXAMPLES, conv_layer="convolution")
+        logger = EmbeddingCAMLogger(tmp_path, EXAMPLES, conv_layer="conv2")
         self.check_stops_once(logger, "Did you mean 'conv'")
 
     def test_strict(self, tmp_path):

@@ -1,5 +1,6 @@
 """Tests of keras_embcam.embedding_source: what is taken for the raw embedding."""
 
+import doctest
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
+from keras_embcam import embedding_source as module
 from keras_embcam.embedding_source import find_embedding
 from keras_embcam.model_view import ModelView
 from keras_embcam.survey import Survey
@@ -56,13 +58,15 @@ class Network:
         self.dense = layers.Dense(width, activation=activation, name="dense")
         self.inputs = keras.Input((8, 8, 3))
         self.raw = self.dense(self.pool(self.conv(self.inputs)))
+        self.models: list[keras.Model] = []  # views do not keep them
 
     def model(self, *steps: Any, name: str | None = None) -> keras.Model:
         """Return the model with more steps behind the raw embedding."""
         x = self.raw
         for step in steps:
             x = step(x)
-        return keras.Model(self.inputs, x, name=name)
+        self.models.append(keras.Model(self.inputs, x, name=name))
+        return self.models[-1]
 
     def expected(self) -> np.ndarray:
         """Return the raw embeddings of the images, or the logits."""
@@ -87,6 +91,11 @@ def check(model: keras.Model, network: Network, name: Any = None) -> str:
     recorded = view.record(IMAGES).embeddings
     np.testing.assert_allclose(recorded, network.expected(), rtol=1e-5, atol=1e-6)
     return view.embedding
+
+
+def test_the_examples_run() -> None:
+    results = doctest.testmod(module)
+    assert results.attempted and not results.failed
 
 
 # A final L2 normalisation
@@ -251,7 +260,7 @@ def test_the_logits_are_taken_instead_of_a_softmax(kind: str, nested: bool) -> N
 def test_the_logits_are_taken_where_the_softmax_is_named(name: str) -> None:
     network = Network("softmax" if name == "dense" else None)
     steps = [] if name == "dense" else [layers.Softmax(name="probabilities")]
-    model = network.model(*steps, layers.Dense(7))
+    model = network.model(*steps, layers.Dense(7, name="behind"))
     check(model, network, name)
 
 
@@ -296,12 +305,26 @@ def test_a_softmax_in_the_code_says_what_to_pass() -> None:
     network = Network()
     model = SoftmaxInCode(network)
     message = (
-        r"The model's output are probabilities \(a softmax\), and the logits before it "
-        r"cannot be found. .* pass `embedding_layer`, .*Candidates:\n  dense"
+        r"The model's output holds probabilities \(a softmax\), and the logits before "
+        r"it cannot be found. .* pass `embedding_layer`, .*Candidates:\n  dense"
     )
     with pytest.raises(ValueError, match=message):
         ModelView(model, images=IMAGES)
     check(model, network, "dense")
+
+
+def test_the_same_where_all_logits_and_all_probabilities_are_small() -> None:
+    network = Network(width=200)
+    last = layers.Dense(200, name="last")
+    model = SoftmaxInCode(network)
+    model.steps.append(last)
+    model(IMAGES)
+    last.kernel.assign(last.kernel * 1e-5)
+    survey = Survey(model, IMAGES)
+    logits = survey.first_call(last).output
+    assert np.abs(logits).max() < 0.02 and np.max(survey.outputs) < 0.02
+    with pytest.raises(ValueError, match="logits before it cannot be found"):
+        find_embedding(survey)
 
 
 def test_the_softmax_of_a_quantized_dense_says_what_to_pass() -> None:

@@ -1,5 +1,6 @@
 """Tests of keras_embcam.hooks."""
 
+import doctest
 import threading
 import time
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_embcam import hooks as module
 from keras_embcam.hooks import leave_unchanged, observe
 
 
@@ -27,6 +29,11 @@ class Doubling(layers.Layer):
 
 def no_observer(operation: Any, arguments: Any, outputs: Any) -> None:
     """Observe nothing."""
+
+
+def test_the_examples_run() -> None:
+    results = doctest.testmod(module)
+    assert results.attempted and not results.failed
 
 
 # observe

@@ -16,6 +16,7 @@ from keras_embcam.losses import (
     TripletHardLoss,
     TripletSemiHardLoss,
 )
+from keras_embcam.losses.pairwise import measure_distances
 
 DIMENSION, NUM_CLASSES = 6, 8
 
@@ -213,6 +214,34 @@ def test_triplet_losses_with_other_distances_equal_the_loops(metric, batch):
         assert np.isfinite(gradient).all()
 
 
+@pytest.fixture
+def check_numerics():
+    """Let TensorFlow look at every number on its way."""
+    tf.debugging.enable_check_numerics()
+    yield
+    tf.debugging.disable_check_numerics()
+
+
+@pytest.mark.parametrize("name", ["semi-hard", "hard soft", "all", "margin"])
+def test_no_nan_or_infinity_on_the_way(name, check_numerics):
+    for batch in ["one class", "identical embeddings", "some zero embeddings"]:
+        labels, embeddings = BATCHES[batch]
+        PAIR_LOSSES[name][0](np.array(labels), embeddings)
+
+
+@pytest.mark.parametrize("spread", [1e-2, 1e-3, 1e-4])
+def test_distances_between_embeddings_that_nearly_collapsed(spread):
+    """As a network may give them before its training; the rounding is 6e-8."""
+    points = 1 + spread * np.random.default_rng(6).standard_normal((6, DIMENSION))
+    points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype("float32")
+    expected = np.linalg.norm(
+        np.float64(points)[:, None] - np.float64(points)[None], axis=-1
+    )
+    np.testing.assert_allclose(measure_distances(points), expected, rtol=1e-3)
+    _, gradient = differentiate(TripletHardLoss(), [0, 0, 1, 1, 2, 2], points)
+    assert (np.linalg.norm(gradient, axis=1) > 0.1).all()
+
+
 @pytest.mark.parametrize("batch", WITHOUT_TRIPLET)
 @pytest.mark.parametrize("name", ["semi-hard", "hard", "hard soft", "all"])
 def test_batch_without_a_triplet_costs_nothing(name, batch):
@@ -291,7 +320,7 @@ SIMILARITY_BATCHES = {
 
 @pytest.mark.parametrize("batch", SIMILARITY_BATCHES)
 @pytest.mark.parametrize("name", PROXY_LOSSES)
-def test_proxy_losses_equal_the_loops(name, batch):
+def test_proxy_losses_equal_the_loops(name, batch, check_numerics):
     loss, loop = PROXY_LOSSES[name]
     labels, spread = SIMILARITY_BATCHES[batch]
     drawn = np.random.default_rng(4).standard_normal((len(labels), NUM_CLASSES))

@@ -47,7 +47,7 @@ def test_density_is_that_of_random_unit_vectors():
 
 @pytest.mark.parametrize("dimension", [2, 3, 5, 64])
 def test_weights_are_those_of_the_paper(dimension):
-    distances = np.array([[0.1, 0.2, 0.5, 0.7, 1.0, 1.3, 1.39, 0.6]])
+    distances = np.array([[0.1, 0.3, 0.5, 0.7, 1.0, 1.4, 1.99, 0.6]])
     candidates = np.array([[True] * 7 + [False]])
     weights = weigh_negatives(tf.constant(distances), candidates, dimension).numpy()[0]
     expected = np.array([inverse_density(d, dimension) for d in distances[0, :7]])
@@ -81,10 +81,10 @@ def test_columns_are_drawn_with_the_probability_of_their_weight():
     assert (chosen[1] == 2).all()
 
 
-def test_greatest_noise_draws_a_column_with_weight():
-    weights = tf.constant([[0.3, 0.1, 0.7, 0.0, 0.0]])
+def test_least_and_greatest_noise_draw_a_column_with_weight():
+    weights = tf.constant([[0.0, 0.3, 0.1, 0.7, 0.0, 0.0]])
     noise = tf.constant([[0.0, np.nextafter(np.float32(1), np.float32(0))]])
-    assert draw_columns(weights, noise).numpy().tolist() == [[0, 2]]
+    assert draw_columns(weights, noise).numpy().tolist() == [[1, 3]]
 
 
 def test_loss_samples_negatives_as_the_paper_says():

@@ -1,5 +1,6 @@
 """Tests of keras_embcam.probe."""
 
+import doctest
 from typing import Any
 
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_embcam import probe as module
 from keras_embcam.probe import find_images, make_probe
 
 
@@ -14,6 +16,11 @@ def pooling(*shape: int | None, dtype: str | None = None) -> keras.Model:
     """Return a Functional model of images of a shape."""
     inputs = keras.Input(shape, dtype=dtype)
     return keras.Model(inputs, layers.GlobalAveragePooling2D()(inputs))
+
+
+def test_the_examples_run() -> None:
+    results = doctest.testmod(module)
+    assert results.attempted and not results.failed
 
 
 # make_probe
@@ -60,7 +67,10 @@ def test_a_sequential_model_states_its_shape(built_by_input: bool) -> None:
 
 
 def test_other_inputs_are_zeros_or_the_first_that_is_given() -> None:
-    inputs = {"picture": keras.Input((8, 8, 3)), "age": keras.Input((1,))}
+    inputs = {
+        "picture": keras.Input((8, 8, 3), name="picture"),
+        "age": keras.Input((1,), name="age"),
+    }
     x = layers.GlobalAveragePooling2D()(inputs["picture"])
     model = keras.Model(inputs, layers.Concatenate()([x, inputs["age"]]))
     probe = make_probe(model)

@@ -111,6 +111,19 @@ def test_random_sizes_give_as_many_batches_as_there_can_be():
         assert left_out.sum() < num_classes
 
 
+def test_classes_are_drawn_in_proportion_to_their_groups():
+    generator = np.random.default_rng(0)
+    groups, num_draws = np.array([2, 1, 1, 1, 1]), 1000
+    first = [
+        int(next(sampling._choose_classes(groups, 1, 6, generator))[0])
+        for _ in range(num_draws)
+    ]
+    shares = groups / groups.sum()
+    spread = np.sqrt(num_draws * shares * (1 - shares))
+    counts = np.bincount(first, minlength=5)
+    assert (np.abs(counts - num_draws * shares) < 4 * spread).all()
+
+
 def test_classes_of_one_size_are_used_up():
     dataset, labels = make_dataset([8] * 6, 3, 4)
     assert sorted(np.concatenate(read_epoch(dataset)[0])) == list(range(len(labels)))
@@ -126,12 +139,12 @@ def test_left_over_images_come_in_other_epochs():
 def test_images_of_a_class_are_equally_likely():
     dataset, labels = make_dataset([6, 4], 2, 4)
     counts = np.zeros(10)
-    for _ in range(200):
+    for _ in range(60):
         counts[np.concatenate(read_epoch(dataset)[0])] += 1
-    assert (counts[labels == 11] == 200).all()
+    assert (counts[labels == 11] == 60).all()
     # Each of the six images of class 10 in four of six epochs.
-    spread = np.sqrt(200 * (4 / 6) * (2 / 6))
-    assert (np.abs(counts[labels == 10] - 200 * 4 / 6) < 4 * spread).all()
+    spread = np.sqrt(60 * (4 / 6) * (2 / 6))
+    assert (np.abs(counts[labels == 10] - 60 * 4 / 6) < 4 * spread).all()
 
 
 def test_classes_meet_in_changing_company():

@@ -86,7 +86,7 @@ def _lend_modules(stand_ins: dict[str, ModuleType]) -> Iterator[None]:
         before = {
             name: sys.modules.pop(name)
             for name in list(sys.modules)
-            if (is_concerned(name))
+            if is_concerned(name)
         }
         sys.modules.update(stand_ins)
         try:

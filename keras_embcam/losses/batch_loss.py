@@ -13,9 +13,10 @@ class BatchLoss(keras.losses.Loss):
 
     Such a loss is one number for a batch: it has no value per example, hence no
     ``reduction`` argument and no sample weights. Under ``tf.distribute`` each replica
-    compares the examples of its own share of the batch, and the replicas are averaged.
-    Computed in float32 (float64 where that is Keras's default), whatever the dtype
-    policy of the model.
+    compares the examples of its own share of the batch, and the replicas are averaged
+    (from Keras 3.8 on; before, Keras summed the replicas of every loss). It is computed
+    in float32 (float64 where that is Keras's default), whatever the dtype policy of the
+    model.
 
     Args:
         name: the name of the loss in logs and configurations.

@@ -75,12 +75,11 @@ def measure_distances(unit_embeddings: Any, distance_metric: str = "L2") -> Any:
     sums = squared_lengths[:, None] + squared_lengths[None, :]
     squared = sums - 2.0 * ops.matmul(centred, ops.transpose(centred))
     is_apart = squared > 1e-6 * sums
+    if distance_metric == "L2":
+        # The inner where keeps the square root from dividing by zero in its gradient.
+        return ops.where(is_apart, ops.sqrt(ops.where(is_apart, squared, 1.0)), 0.0)
     squared = ops.where(is_apart, squared, 0.0)
-    if distance_metric == "squared-L2":
-        return squared
-    if distance_metric == "angular":
-        return squared / 2.0
-    return ops.where(is_apart, ops.sqrt(ops.where(is_apart, squared, 1.0)), 0.0)
+    return squared if distance_metric == "squared-L2" else squared / 2.0
 
 
 def mask_pairs(labels: Any) -> tuple[Any, Any]:

@@ -80,6 +80,6 @@ def sum_exponentials(exponents: Any, counts: Any) -> Any:
     >>> print(sum_exponentials(ops.array([[0.0], [5.0]]), [[True], [False]]).numpy())
     [0.6931472]
     """
-    counted = ops.where(counts, exponents, float("-inf"))
+    counted = ops.where(counts, exponents, -1e30)  # exp(-1e30) = 0
     one = ops.zeros_like(exponents[:1])  # exp(0)
     return ops.logsumexp(ops.concatenate([one, counted], axis=0), axis=0)

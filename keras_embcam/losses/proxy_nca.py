@@ -14,8 +14,9 @@ class ProxyNCALoss(keras.losses.Loss):
     """Proxy-NCA++ on the similarities that the ``Proxies`` layer gives.
 
     Teh et al., ProxyNCA++: Revisiting and Revitalizing Proxy Neighborhood Component
-    Analysis, ECCV 2020, equation 6, with all proxies in the denominator and the
-    temperature T. With the squared distance ``d = 2 - 2 s`` of unit vectors:
+    Analysis, ECCV 2020: unlike Proxy-NCA with all proxies in the denominator ("proxy
+    assignment probability") and with a temperature T. With the squared distance ``d =
+    2 - 2 s`` of unit vectors:
 
         loss of an example = -log( exp(-d_own / T) / Σ_classes exp(-d_class / T) )
 

@@ -13,6 +13,10 @@ from keras_embcam.losses.pairwise import (
     measure_distances,
 )
 
+# Farther than any negative, and no infinity: tf.debugging.enable_check_numerics would
+# take that for a fault.
+FAR_AWAY = 1e9
+
 
 class TripletLoss(PairLoss):
     """The base of the triplet losses: a subclass says which triplets count."""
@@ -87,7 +91,7 @@ class TripletSemiHardLoss(TripletLoss):
     def average_triplets(self, distances: Any, positives: Any, negatives: Any) -> Any:
         to_positive, to_negative = distances[:, :, None], distances[:, None, :]
         is_beyond = ops.logical_and(negatives[:, None, :], to_negative > to_positive)
-        nearest_beyond = ops.min(ops.where(is_beyond, to_negative, float("inf")), -1)
+        nearest_beyond = ops.min(ops.where(is_beyond, to_negative, FAR_AWAY), axis=-1)
         # Distances are never negative, so zero can stand for "no negative".
         farthest = ops.max(ops.where(negatives, distances, 0.0), axis=-1, keepdims=True)
         chosen = ops.where(ops.any(is_beyond, axis=-1), nearest_beyond, farthest)
@@ -140,12 +144,11 @@ class TripletHardLoss(TripletLoss):
 
     def average_triplets(self, distances: Any, positives: Any, negatives: Any) -> Any:
         farthest_positive = ops.max(ops.where(positives, distances, 0.0), axis=-1)
-        nearest = ops.min(ops.where(negatives, distances, float("inf")), axis=-1)
-        has_negative = ops.any(negatives, axis=-1)
-        # An infinity must not reach the sum, where its gradient would be NaN.
-        nearest_negative = ops.where(has_negative, nearest, 0.0)
+        nearest_negative = ops.min(ops.where(negatives, distances, FAR_AWAY), axis=-1)
         differences = farthest_positive - nearest_negative
-        counts = ops.logical_and(ops.any(positives, axis=-1), has_negative)
+        counts = ops.logical_and(
+            ops.any(positives, axis=-1), ops.any(negatives, axis=-1)
+        )
         if self.soft:
             return average_hinges(ops.softplus(differences), counts)
         return average_hinges(differences + self.margin, counts)

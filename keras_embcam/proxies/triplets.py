@@ -103,6 +103,14 @@ def distance_difference(
 
     Returns:
         (n, d) float32.
+
+    Raises:
+        ValueError: as `triplet`.
+
+    Example:
+
+    >>> distance_difference([2.0, 0.0], [[0.0, 1.0]], [[1.0, 0.0]]) + 0.0
+    array([[0., 1.]], dtype=float32)
     """
     anchors, lengths, positive, negative = _check_triplets(
         embedding, positives, negatives, sign
@@ -123,6 +131,14 @@ def pairwise_distance(embedding: Any, others: Any, *, sign: int = -1) -> np.ndar
 
     Returns:
         (n, d) float32.
+
+    Raises:
+        ValueError: as `triplet`.
+
+    Example:
+
+    >>> pairwise_distance([2.0, 0.0], [[0.0, 1.0]]) + 0.0
+    array([[0., 1.]], dtype=float32)
     """
     anchors, lengths, other, _ = _check_triplets(embedding, others, others, sign)
     direction = -2 * other.mean(axis=1)

@@ -1,0 +1,217 @@
+"""Tests of keras_embcam.explain."""
+
+import doctest
+import importlib
+
+import cv2
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from keras_embcam import EmbeddingCAM, Explanation, explain, explain_batches
+from keras_embcam.proxies import from_score, single_point
+
+module = importlib.import_module("keras_embcam.explain")  # the package has the function
+SIZE, WIDTH = 10, 4
+
+
+def make_images(num_images: int = 5) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.uniform(size=(num_images, SIZE, SIZE, 3)).astype("float32")
+
+
+def make_vectors(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(*shape, WIDTH)).astype("float32")
+
+
+def make_model(activation: str | None = None) -> keras.Model:
+    images = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(6, 3, activation="relu", name="first")(images)
+    x = layers.Conv2D(6, 3, activation="relu", name="second")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, layers.Dense(WIDTH, activation=activation)(x))
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return make_model()
+
+
+def count_traces(model: keras.Model) -> int:
+    return sum(x.num_traces for x in module._explainers.get(model, {}).values())
+
+
+def test_the_examples_run() -> None:
+    results = doctest.testmod(module)
+    assert results.attempted and not results.failed
+
+
+# The same as EmbeddingCAM
+
+
+@pytest.mark.parametrize("shape", [None, (), (5,), (5, 2)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {
+            "weighting": "gradcam++",
+            "top_channels": 2,
+            "resize": False,
+            "normalize": False,
+        },
+        {"conv_layer": "first", "embedding_layer": "global_average_pooling2d"},
+    ],
+    ids=["default", "raw", "layers"],
+)
+def test_maps_are_those_of_embedding_cam(model, shape, options) -> None:
+    if "embedding_layer" in options:
+        options = {**options, "embedding_layer": model.layers[-2].name}
+    vectors = None
+    if shape is not None:
+        vectors = make_vectors(*shape)
+        if "embedding_layer" in options:
+            vectors = np.concatenate([vectors, vectors[..., :2]], axis=-1)  # 6 wide
+    heatmaps = explain(model, make_images(), proxies=vectors, batch_size=2, **options)
+    _, expected = EmbeddingCAM(model, **options)(make_images(), vectors)
+    assert isinstance(heatmaps, np.ndarray) and heatmaps.dtype == "float32"
+    np.testing.assert_allclose(heatmaps, expected, atol=1e-6)
+
+
+def test_layers_are_taken_as_objects(model) -> None:
+    first = model.get_layer("first")
+    expected = explain(model, make_images(), conv_layer="first")
+    np.testing.assert_allclose(
+        explain(model, make_images(), conv_layer=first), expected, atol=1e-6
+    )
+
+
+def test_details(model) -> None:
+    vectors = make_vectors(5, 2)
+    details = explain(model, make_images(), proxies=vectors, details=True, batch_size=2)
+    assert isinstance(details, Explanation)
+    embeddings = model.predict(make_images(), verbose=0)
+    np.testing.assert_allclose(details.embeddings, embeddings, atol=1e-6)
+    expected = np.einsum("nd,nmd->nm", embeddings, vectors)
+    np.testing.assert_allclose(details.scores, expected, atol=1e-5)
+    np.testing.assert_array_equal(details.images, make_images())
+    single = explain(model, make_images(), details=True)
+    lengths = np.linalg.norm(embeddings, axis=-1)
+    np.testing.assert_allclose(single.scores, lengths, rtol=1e-5)
+
+
+def test_class_proxies_are_chosen_by_label(model) -> None:
+    class_proxies, labels = make_vectors(3), np.array([2, 0, 1, 1, 0])
+    expected = explain(model, make_images(), proxies=class_proxies[labels])
+    options = {"class_proxies": class_proxies, "batch_size": 2}
+    heatmaps = explain(model, make_images(), labels=labels, **options)
+    np.testing.assert_allclose(heatmaps, expected, atol=1e-6)
+    heatmaps = explain(model, make_images(), labels=tf.constant(labels), **options)
+    np.testing.assert_allclose(heatmaps, expected, atol=1e-6)
+    # Those of a data set, and others instead.
+    dataset = tf.data.Dataset.from_tensor_slices((make_images(), labels))
+    heatmaps = explain(model, dataset, **options)
+    np.testing.assert_allclose(heatmaps, expected, atol=1e-6)
+    heatmaps = explain(model, dataset, labels=labels[::-1].copy(), **options)
+    expected = explain(model, make_images(), proxies=class_proxies[labels[::-1]])
+    np.testing.assert_allclose(heatmaps, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_target_class_explains_the_logit(activation) -> None:
+    keras.utils.set_random_seed(1)
+    model = make_model(activation)
+    for target in (1, np.array([0, 3, 1, 1, 2])):
+        vectors = np.eye(WIDTH, dtype="float32")[np.broadcast_to(target, 5)]
+        heatmaps = explain(model, make_images(), target_class=target, batch_size=2)
+        expected = explain(model, make_images(), proxies=vectors)
+        assert expected.max() > 0
+        np.testing.assert_allclose(heatmaps, expected, atol=1e-6)
+
+
+def test_a_function_of_the_embeddings(model) -> None:
+    expected = explain(model, make_images())
+    for function in (single_point, from_score(lambda y: ops.sum(y**2, axis=-1) / 2)):
+        heatmaps = explain(model, make_images(), proxies=function, batch_size=2)
+        np.testing.assert_allclose(heatmaps, expected, atol=1e-5)
+
+
+def test_a_function_as_weighting(model) -> None:
+    def mean(activations, gradients):
+        return ops.mean(gradients, axis=(1, 2), keepdims=True)
+
+    heatmaps = explain(model, make_images(), weighting=mean)
+    np.testing.assert_allclose(heatmaps, explain(model, make_images()), atol=1e-6)
+
+
+# Sources
+
+
+@pytest.mark.parametrize("kind", ["tensor", "batched", "unbatched", "dicts", "folder"])
+def test_every_source_is_the_same(model, tmp_path, kind) -> None:
+    pixels = (255 * make_images()).astype("uint8")
+    expected = explain(model, pixels)
+    dataset = tf.data.Dataset.from_tensor_slices(pixels)
+    sources = {
+        "tensor": tf.constant(pixels),
+        "batched": dataset.batch(3),
+        "unbatched": dataset,
+        "dicts": dataset.map(lambda x: {"image": x, "label": 0}),
+        "folder": tmp_path,
+    }
+    for index, image in enumerate(pixels):
+        assert cv2.imwrite(str(tmp_path / f"{index}.png"), image[..., ::-1])
+    details = explain(model, sources[kind], batch_size=2, details=True)
+    np.testing.assert_allclose(details.heatmaps, expected, atol=1e-6)
+    np.testing.assert_array_equal(details.images, pixels)
+
+
+def test_a_model_of_several_inputs() -> None:
+    images, numbers = keras.Input((SIZE, SIZE, 3)), keras.Input((2,))
+    features = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(images))
+    features = layers.Concatenate()([features, numbers])
+    model = keras.Model([images, numbers], layers.Dense(WIDTH)(features))
+    given = [make_images(), np.arange(10.0).reshape(5, 2)]
+    heatmaps = explain(model, given, batch_size=2)
+    expected = EmbeddingCAM(model)(given)[1]
+    np.testing.assert_allclose(heatmaps, expected, atol=1e-6)
+    dataset = tf.data.Dataset.from_tensor_slices((tuple(given), np.zeros(5)))
+    heatmaps = explain(model, dataset, batch_size=2)
+    np.testing.assert_allclose(heatmaps, expected, atol=1e-6)
+
+
+def test_preprocessing_comes_before_the_model(model) -> None:
+    preprocess = keras.applications.mobilenet_v2.preprocess_input
+    details = explain(
+        model, 255 * make_images(), preprocessing_function=preprocess, details=True
+    )
+    expected = explain(model, 2 * make_images() - 1)
+    np.testing.assert_allclose(details.heatmaps, expected, atol=1e-4)
+    np.testing.assert_array_equal(details.images, 255 * make_images())
+
+
+def test_grey_images_and_a_batch_of_one() -> None:
+    stack = [layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((SIZE, SIZE, 1)), *stack])
+    heatmaps = explain(model, make_images(1)[..., :1])
+    assert heatmaps.shape == (1, SIZE, SIZE)
+
+
+def test_batches_come_one_by_one(model) -> None:
+    batches = explain_batches(model, make_images(), batch_size=2)
+    assert [len(batch.heatmaps) for batch in batches] == [2, 2, 1]
+
+
+def test_a_progress_bar(model, capsys) -> None:
+    dataset = tf.data.Dataset.from_tensor_slices(make_images())
+    explain(model, make_images(), batch_size=2)
+    assert capsys.readouterr().out == ""
+    explain(model, make_images(), batch_size=2, verbose=1)
+    printed = capsys.readouterr().out
+    assert "5/5" in printed and printed.endswith("/image\n")
+    explain(model, dataset, batch_size=2, verbose=1)
+    printed = capsys.readouterr().out
+    assert "5/Unknown" in printed and printed.endswith("/image\n")

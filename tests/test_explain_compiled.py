@@ -1,0 +1,240 @@
+"""explain() compiles once, keeps nothing alive and differentiates the head only."""
+
+import gc
+import importlib
+import threading
+import weakref
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from keras_embcam import EmbeddingCAM, explain, explain_batches
+
+module = importlib.import_module("keras_embcam.explain")  # the package has the function
+SIZE, WIDTH = 10, 4
+
+
+def make_images(num_images: int = 5) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.uniform(size=(num_images, SIZE, SIZE, 3)).astype("float32")
+
+
+def make_vectors(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(*shape, WIDTH)).astype("float32")
+
+
+def make_model(activation: str | None = None) -> keras.Model:
+    images = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(6, 3, activation="relu", name="first")(images)
+    x = layers.Conv2D(6, 3, activation="relu", name="second")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, layers.Dense(WIDTH, activation=activation)(x))
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return make_model()
+
+
+def count_traces(model: keras.Model) -> int:
+    return sum(x.num_traces for x in module._explainers.get(model, {}).values())
+
+
+def test_one_trace_serves_all_batches_and_calls() -> None:
+    model = make_model()
+    explain(model, make_images(), batch_size=2)  # the last batch is shorter
+    assert count_traces(model) == 1
+    explain(model, make_images(3), batch_size=3)
+    explain(model, tf.data.Dataset.from_tensor_slices(make_images()), batch_size=4)
+    assert count_traces(model) == 1
+    for vectors in (make_vectors(), make_vectors(5), 2 * make_vectors(5)):
+        explain(model, make_images(), proxies=vectors, batch_size=2)
+    explain(model, make_images(), target_class=2)
+    assert count_traces(model) == 2
+    for _ in range(2):
+        explain(model, make_images(), proxies=make_vectors(5, 3), batch_size=2)
+        explain(model, make_images(), weighting="layercam")
+    assert count_traces(model) == 4
+
+
+def test_what_is_compiled_is_bounded(monkeypatch) -> None:
+    """Also where each call brings another function, or another weighting."""
+    monkeypatch.setattr(module, "MAX_COMPILED", 3)
+    model = make_model()
+    for factor in range(1, 7):
+        explain(model, make_images(1), proxies=lambda y, f=factor: f * y)
+        assert count_traces(model) <= 4
+    for factor in range(1, 7):
+        explain(model, make_images(1), weighting=lambda a, g, f=factor: f * g)
+        assert len(module._explainers[model]) <= 3
+
+
+def test_changed_weights_show() -> None:
+    model = make_model()
+    before = explain(model, make_images())
+    model.set_weights([0.5 - weight for weight in model.get_weights()])
+    after = explain(model, make_images())
+    assert count_traces(model) == 1
+    assert np.abs(before - after).max() > 1e-2
+    np.testing.assert_allclose(after, EmbeddingCAM(model)(make_images())[1], atol=1e-6)
+
+
+def test_changed_layers_show() -> None:
+    """A Sequential model can lose and gain layers."""
+    stack = [layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(), layers.Dense(WIDTH)]
+    model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), *stack])
+    explain(model, make_images())
+    for change in (model.pop, lambda: model.add(layers.Dense(3))):
+        change()
+        details = explain(model, make_images(), details=True)
+        expected = model(make_images())  # Keras's predict keeps its old trace
+        np.testing.assert_allclose(details.embeddings, expected, atol=1e-6)
+
+
+class Subclassed(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = keras.Sequential([layers.Conv2D(4, 3), layers.ReLU()])
+        self.dense = layers.Dense(WIDTH)
+
+    def call(self, images):
+        return self.dense(ops.mean(self.backbone(images), axis=(1, 2)))
+
+
+def make_kind(kind: str) -> keras.Model:
+    if kind == "functional":
+        return make_model()
+    if kind == "subclassed":
+        return Subclassed()
+    stack = [layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(), layers.Dense(WIDTH)]
+    model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), *stack])
+    if kind == "sequential":
+        return model
+    return keras.Sequential([model, layers.Dense(WIDTH)])
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential", "nested", "subclassed"])
+def test_a_discarded_model_is_freed(kind) -> None:
+    model = make_kind(kind)
+    explain(model, make_images())
+    explain(model, make_images(), proxies=lambda y: 2 * y, weighting="layercam")
+    num_kept = len(module._explainers)
+    references = [weakref.ref(x) for x in (model, model.weights[0])]
+    del model
+    gc.collect()  # the model, and with it what is compiled
+    gc.collect()  # the weights that the compiled functions held
+    assert [reference() for reference in references] == [None, None]
+    assert len(module._explainers) < num_kept
+
+
+def test_four_threads_at_once() -> None:
+    model = make_model()
+    expected = {
+        name: explain(model, make_images(), weighting=name)
+        for name in ("gradcam", "layercam")
+    }
+    fresh = keras.models.clone_model(model)
+    fresh.set_weights(model.get_weights())
+    results, errors = {}, []
+    start = threading.Barrier(4)
+
+    def work(index: int) -> None:
+        name = ["gradcam", "layercam"][index % 2]
+        try:
+            start.wait()
+            for _ in range(3):
+                results[index] = explain(
+                    fresh, make_images(), weighting=name, batch_size=2
+                )
+                np.testing.assert_allclose(results[index], expected[name], atol=1e-6)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and len(results) == 4
+    assert count_traces(fresh) == 2
+
+
+def test_memory_is_flat_over_a_stream(model) -> None:
+    """No batch outlives the next one, neither its images nor its maps."""
+    alive, most = [], 0
+
+    def generate():
+        for index in range(30):
+            yield np.full((2, SIZE, SIZE, 3), index / 30, "float32")
+
+    dataset = tf.data.Dataset.from_generator(
+        generate, output_signature=tf.TensorSpec((2, SIZE, SIZE, 3))
+    )
+    num_images = 0
+    for batch in explain_batches(model, dataset):
+        num_images += len(batch.heatmaps)
+        # The owner of the memory: what is handed out may be a view of it.
+        for array in (batch.heatmaps, batch.images):
+            alive.append(weakref.ref(array if array.base is None else array.base))
+        most = max(most, sum(reference() is not None for reference in alive))
+        del array
+    assert num_images == 60
+    assert most <= 4  # this batch and the one before
+
+
+def test_nothing_is_read_before_it_is_asked_for(model) -> None:
+    num_read = []
+
+    def generate():
+        for index in range(100):
+            num_read.append(index)
+            yield np.ones((2, SIZE, SIZE, 3), "float32")
+
+    dataset = tf.data.Dataset.from_generator(
+        generate, output_signature=tf.TensorSpec((2, SIZE, SIZE, 3))
+    )
+    batches = explain_batches(model, dataset)
+    assert not num_read
+    next(batches)
+    assert len(num_read) < 10
+    batches.close()
+
+
+def find_live_operations(graph) -> list[tf.Operation]:
+    """Return what the outputs of a graph need; TensorFlow prunes the rest."""
+    live, waiting = {}, [output.op for output in graph.outputs]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name not in live:
+            live[operation.name] = operation
+            waiting += [x.op for x in operation.inputs] + [*operation.control_inputs]
+    found = list(live.values())
+    for loop in [operation for operation in found if "While" in operation.type]:
+        body = graph._get_function(loop.get_attr("body").name).graph
+        found += find_live_operations(body)
+    return found
+
+
+@pytest.mark.parametrize("shape", [None, (5, 3)])
+@pytest.mark.parametrize(("conv_layer", "num_convolutions"), [(None, 0), ("first", 1)])
+def test_only_the_head_is_differentiated(conv_layer, num_convolutions, shape) -> None:
+    """By the operations of the traced graph."""
+    model = make_model()
+    vectors = None if shape is None else make_vectors(*shape)
+    explain(model, make_images(), proxies=vectors, conv_layer=conv_layer)
+    (explainer,) = module._explainers[model].values()
+    (concrete,) = explainer._run._list_all_concrete_functions()
+    kinds = [operation.type for operation in find_live_operations(concrete.graph)]
+    assert kinds.count("Conv2D") == 2
+    # One step back for each convolution behind the chosen one, also where many
+    # proxies share the run of the model; none for a weight.
+    assert kinds.count("Conv2DBackpropInput") == num_convolutions
+    assert kinds.count("ReluGrad") == num_convolutions
+    assert not any("BackpropFilter" in x or "BiasAddGrad" in x for x in kinds)
+    # Of no kind in the whole graph, what is pruned included, for the first one.
+    names = [operation.name for operation in concrete.graph.get_operations()]
+    assert not any("gradient_tape" in x and "/first" in x for x in names)

@@ -1,0 +1,177 @@
+"""What explain() refuses, and with which words."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_embcam import explain, explain_batches
+from keras_embcam.proxies import class_mean
+
+SIZE, WIDTH = 10, 4
+
+
+def make_images(num_images: int = 5) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.uniform(size=(num_images, SIZE, SIZE, 3)).astype("float32")
+
+
+def make_vectors(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(*shape, WIDTH)).astype("float32")
+
+
+def make_model(activation: str | None = None) -> keras.Model:
+    images = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(6, 3, activation="relu", name="first")(images)
+    x = layers.Conv2D(6, 3, activation="relu", name="second")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, layers.Dense(WIDTH, activation=activation)(x))
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return make_model()
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (5, 5), (2, 2, 2, WIDTH)])
+def test_proxies_of_another_shape_are_refused(model, shape) -> None:
+    images = make_images(shape[0] if len(shape) > 1 else 5)
+    message = r"`proxies` must have the shape \(4,\) for all images, \(n, 4\) or .*Rec"
+    with pytest.raises(ValueError, match=message):
+        explain(model, images, proxies=np.ones(shape))
+
+
+@pytest.mark.parametrize("shape", [(1, WIDTH), (4, WIDTH), (6, WIDTH), (1, 2, WIDTH)])
+def test_another_number_of_proxies_is_refused(model, shape) -> None:
+    message = rf"`proxies` must have one row for each image. Received {shape[0]} for 5"
+    with pytest.raises(ValueError, match=message):
+        explain_batches(model, make_images(), proxies=np.ones(shape))
+
+
+@pytest.mark.parametrize("num_vectors", [4, 6])
+def test_another_number_than_a_dataset_has_is_refused(model, num_vectors) -> None:
+    dataset = tf.data.Dataset.from_tensor_slices(make_images())
+    with pytest.raises(ValueError, match=f"one row for each .* Received {num_vectors}"):
+        explain(model, dataset, proxies=make_vectors(num_vectors), batch_size=2)
+    labels = np.zeros(num_vectors, int)
+    with pytest.raises(ValueError, match="`labels` must have one row for each image"):
+        explain(model, dataset, labels=labels, class_proxies=make_vectors(2))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_proxies_that_are_not_finite_are_refused(model, value) -> None:
+    vectors = np.ones((5, WIDTH))
+    vectors[3, 1] = value
+    with pytest.raises(ValueError, match=r"`proxies` must be finite.*images \[3\]"):
+        explain(model, make_images(), proxies=vectors, batch_size=2)
+
+
+@pytest.mark.parametrize("value", ["single_point", [["a"] * 4] * 5, object()])
+def test_proxies_that_are_no_numbers_are_refused(model, value) -> None:
+    with pytest.raises(TypeError, match="`proxies` must be an array of numbers. Recei"):
+        explain(model, make_images(), proxies=value)
+
+
+def test_ways_to_state_the_proxies_exclude_each_other(model) -> None:
+    with pytest.raises(ValueError, match=r"Pass one of.*\['proxies', 'target_class'\]"):
+        explain(model, make_images(), proxies=make_vectors(), target_class=1)
+    with pytest.raises(ValueError, match="`labels` choose among `class_proxies`. Pass"):
+        explain(model, make_images(), labels=np.zeros(5, int))
+    with pytest.raises(ValueError, match="`class_proxies` need `labels`"):
+        explain(model, make_images(), class_proxies=make_vectors(2))
+
+
+@pytest.mark.parametrize("shape", [(WIDTH,), (3, WIDTH + 1), (3, 1, WIDTH)])
+def test_class_proxies_of_another_shape_are_refused(model, shape) -> None:
+    message = (
+        r"`class_proxies` must have the shape \(classes, 4\), as wide as.*Received"
+    )
+    with pytest.raises(ValueError, match=message):
+        explain(
+            model,
+            make_images(),
+            labels=np.zeros(5, int),
+            class_proxies=np.ones(shape),
+        )
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            [0, 1, 2, 3, 0],
+            r"must lie between 0 and 2, one for each of 3 .*Received: \[3",
+        ),
+        ([0, 1, 2, -1, 0], r"must lie between 0 and 2.*Received: \[-1\]"),
+        ([0.0] * 5, r"must be integers of the shape \(5,\).*float64"),
+        ([[0]] * 5, r"must be integers of the shape \(5,\).*\(5, 1\)"),
+        (1, r"must be integers of the shape \(5,\).*\(\)"),
+        ([0, 1], "must have one row for each image. Received 2 for 5 images"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(model, labels, message) -> None:
+    with pytest.raises(ValueError, match="`labels` " + message):
+        explain(model, make_images(), labels=labels, class_proxies=make_vectors(3))
+
+
+def test_a_class_without_a_mean_is_refused_where_it_is_needed(model) -> None:
+    means = class_mean(make_vectors(2), [0, 2])
+    options = {"class_proxies": means}
+    explain(model, make_images(), labels=np.array([0, 2, 0, 2, 0]), **options)
+    with pytest.raises(ValueError, match=r"`class_proxies` must be finite.*: \[1\]"):
+        explain(model, make_images(), labels=np.array([0, 1, 0, 2, 0]), **options)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            WIDTH,
+            r"must lie between 0 and 3, one for each of 4 classes. Received: \[4\]",
+        ),
+        (-1, "must lie between 0 and 3"),
+        (1.0, r"must be integers of the shape \(5,\).*float64"),
+        ("cat", r"must be integers of the shape \(5,\)"),
+        ([0, 1], "must have one row for each image. Received 2 for 5 images"),
+        (np.zeros((5, 2), int), r"must be integers of the shape \(5,\).*\(5, 2\)"),
+    ],
+)
+def test_target_classes_that_do_not_fit_are_refused(model, target, message) -> None:
+    with pytest.raises(ValueError, match="`target_class` " + message):
+        explain(model, make_images(), target_class=target)
+
+
+@pytest.mark.parametrize("argument", ["conv_layer", "embedding_layer"])
+def test_unknown_layers_are_refused(model, argument) -> None:
+    with pytest.raises(ValueError, match=f"`{argument}` must name a layer.*'secnd'"):
+        explain(model, make_images(), **{argument: "secnd"})
+    with pytest.raises(ValueError, match=f"`{argument}` must be the name, the path or"):
+        explain(model, make_images(), **{argument: layers.Dense(2)})
+
+
+def test_unknown_weightings_and_options_are_refused(model) -> None:
+    with pytest.raises(ValueError, match="`weighting` must be one of.*: 'grad-cam'"):
+        explain_batches(model, make_images(), weighting="grad-cam")
+    with pytest.raises(ValueError, match="`top_channels` must be an integer.*: 0"):
+        explain_batches(model, make_images(), top_channels=0)
+    with pytest.raises(ValueError, match=r"`top_channels`.*\(6\).*: 7"):
+        explain(model, make_images(), top_channels=7)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'layer'"):
+        explain(model, make_images(), layer="first")
+    with pytest.raises(TypeError, match="positional argument"):
+        explain(model, make_images(), make_vectors())
+
+
+def test_an_error_leaves_nothing_behind(model) -> None:
+    expected = explain(model, make_images())
+
+    def broken(activations, gradients):
+        raise RuntimeError("broken")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="broken"):
+            explain(model, make_images(), weighting=broken)
+    np.testing.assert_array_equal(explain(model, make_images()), expected)
+    assert "call" not in vars(model.get_layer("second"))

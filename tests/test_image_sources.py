@@ -1,0 +1,254 @@
+"""Tests of keras_embcam.image_sources and keras_embcam.model_inputs."""
+
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_embcam import explain
+from keras_embcam.image_sources import ImageSource, list_files, read_image
+
+SIZE = 8
+
+
+def make_model(*shape: int | None, dtype: str = "float32") -> keras.Model:
+    images = keras.Input(shape or (SIZE, SIZE, 3), dtype=dtype)
+    x = layers.Conv2D(4, 3)(layers.Rescaling(1.0)(images))
+    return keras.Model(images, layers.GlobalAveragePooling2D()(x))
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    return make_model()
+
+
+def make_images(num_images: int = 5) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (num_images, SIZE, SIZE, 3)).astype("float32")
+
+
+def write_image(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
+    return path
+
+
+def read_all(images, model, batch_size: int = 2, **options) -> list:
+    return list(ImageSource(images, model, batch_size, **options))
+
+
+def assert_same(batches, expected: np.ndarray) -> None:
+    inputs = np.concatenate([batch.inputs for batch in batches])
+    np.testing.assert_array_equal(inputs, expected)
+    assert inputs.dtype == expected.dtype
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("kind", [np.asarray, tf.constant, list])
+def test_arrays_and_tensors_come_in_batches(model, kind) -> None:
+    source = ImageSource(kind(make_images()), model, 2)
+    assert source.num_images == 5
+    batches = list(source)
+    assert [len(batch.inputs) for batch in batches] == [2, 2, 1]
+    assert_same(batches, make_images())
+    assert {batch.labels for batch in batches} == {None}
+
+
+def test_a_list_of_images_is_a_batch(model) -> None:
+    assert_same(read_all([*make_images()], model), make_images())
+    assert_same(read_all([tf.constant(x) for x in make_images()], model), make_images())
+    with pytest.raises(ValueError, match="all input arrays must have the same shape"):
+        read_all([make_images()[0], make_images()[0][:5]], model)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "float64"])
+def test_images_get_the_dtype_of_the_model(model, dtype) -> None:
+    assert_same(read_all(make_images().astype(dtype), model), make_images())
+    integers = make_model(SIZE, SIZE, 3, dtype="uint8")
+    given = make_images().astype(dtype)
+    if dtype != "float16":
+        assert_same(read_all(given, integers), make_images().astype("uint8"))
+
+
+def test_several_inputs_keep_their_structure() -> None:
+    inputs = {
+        "a": keras.Input((SIZE, SIZE, 3), name="a"),
+        "b": keras.Input((2,), name="b"),
+    }
+    model = keras.Model(inputs, inputs["b"])
+    given = {"a": make_images(), "b": np.ones((5, 2))}
+    batches = read_all(given, model)
+    assert [len(batch.inputs["b"]) for batch in batches] == [2, 2, 1]
+    assert batches[0].inputs["b"].dtype == "float32"
+    with pytest.raises(ValueError, match=r"one row for each image.*lengths \[4, 5\]"):
+        read_all({**given, "b": np.ones((4, 2))}, model)
+    with pytest.raises(ValueError, match="takes 2 inputs. Received 1 arrays"):
+        read_all(make_images(), model)
+
+
+def test_preprocessing_works_on_a_copy(model) -> None:
+    images = make_images()
+    preprocess = keras.applications.mobilenet_v2.preprocess_input  # works in place
+    batches = read_all(images, model, preprocessing_function=preprocess)
+    np.testing.assert_array_equal(images, make_images())
+    np.testing.assert_array_equal(batches[0].images, images[:2])
+    np.testing.assert_allclose(batches[0].inputs, images[:2] / 127.5 - 1, atol=1e-6)
+
+
+# tf.data
+
+
+def make_datasets() -> dict[str, tf.data.Dataset]:
+    images, labels = make_images(), np.arange(5)
+    slices = tf.data.Dataset.from_tensor_slices
+    return {
+        "images": slices(images),
+        "tuples": slices((images, labels)),
+        "weighted": slices((images, labels, np.ones(5))),
+        "dicts": slices({"image": images, "label": labels, "bbox": np.ones((5, 4))}),
+        "unlabelled": slices({"image": images}),
+        "single": slices((images,)),
+    }
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("kind", make_datasets())
+def test_datasets_of_all_forms(model, kind, batched) -> None:
+    dataset = make_datasets()[kind]
+    source = ImageSource(dataset.batch(3) if batched else dataset, model, 2)
+    assert source.num_images is None
+    batches = list(source)
+    assert [len(x.inputs) for x in batches] == ([3, 2] if batched else [2, 2, 1])
+    assert_same(batches, make_images())
+    if kind in ("tuples", "weighted", "dicts"):
+        assert np.concatenate([x.labels for x in batches]).tolist() == [0, 1, 2, 3, 4]
+    else:
+        assert all(x.labels is None for x in batches)
+
+
+def test_a_dataset_of_unknown_rank_is_refused(model) -> None:
+    dataset = tf.data.Dataset.from_generator(make_images, output_types=tf.float32)
+    with pytest.raises(ValueError, match="must state the rank.*`output_signature`"):
+        ImageSource(dataset, model, 2)
+
+
+# Files
+
+
+def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path, model) -> None:
+    images = make_images().astype("uint8")
+    names = ["b/2.png", "a.png", "b/1.PNG", "c.bmp"]
+    for name, image in zip(names, images, strict=False):
+        write_image(tmp_path / name, image)
+    (tmp_path / "notes.txt").write_text("no image")
+    expected = make_images()[[1, 2, 0, 3]]
+    assert_same(read_all(tmp_path, model), expected)
+    assert_same(read_all(str(tmp_path), model), expected)
+    files = [tmp_path / "b/2.png", str(tmp_path / "a.png")]
+    assert_same(read_all(files, model), make_images()[:2])
+    assert_same(read_all(str(files[0]), model), make_images()[:1])
+
+
+def test_files_are_resized_as_keras_does(tmp_path) -> None:
+    model = make_model(6, 10, 3)
+    random = np.random.default_rng(1)
+    for name, size in [("a", (9, 7)), ("b", (20, 31))]:
+        write_image(tmp_path / f"{name}.png", random.integers(0, 256, (*size, 3)))
+    expected = keras.utils.image_dataset_from_directory(
+        tmp_path, labels=None, image_size=(6, 10), shuffle=False, verbose=False
+    )
+    expected = np.concatenate([x.numpy() for x in expected])
+    assert_same(read_all(tmp_path, model), expected)
+    # A model of integers gets whole numbers.
+    model = make_model(6, 10, 3, dtype="uint8")
+    assert_same(read_all(tmp_path, model), np.rint(expected).astype("uint8"))
+
+
+def test_files_for_a_sequential_model_are_resized(tmp_path) -> None:
+    stack = [layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((6, 10, 3)), *stack])
+    write_image(tmp_path / "a.png", make_images()[0])
+    assert read_all(tmp_path, model)[0].inputs.shape == (1, 6, 10, 3)
+
+
+def test_grey_files_and_grey_models(tmp_path, model) -> None:
+    grey = make_images()[0, ..., 0].astype("uint8")
+    write_image(tmp_path / "grey.png", grey)
+    expected = np.repeat(grey[None, ..., None], 3, axis=-1).astype("float32")
+    assert_same(read_all(tmp_path, model), expected)
+    assert_same(read_all(tmp_path, make_model(SIZE, SIZE, 1)), expected[..., :1])
+
+
+def test_files_for_a_model_of_any_size_must_agree(tmp_path) -> None:
+    model = make_model(None, None, 3)
+    write_image(tmp_path / "a.png", make_images()[0])
+    write_image(tmp_path / "b.png", make_images()[0][:5])
+    with pytest.raises(ValueError, match=r"must agree.*\(5, 8, 3\).*`batch_size=1`"):
+        read_all(tmp_path, model)
+    shapes = [batch.inputs.shape for batch in read_all(tmp_path, model, 1)]
+    assert shapes == [(1, 8, 8, 3), (1, 5, 8, 3)]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".gif"])
+@pytest.mark.parametrize("share", [0, 0.5, 0.95])
+def test_truncated_files_are_named(tmp_path, suffix, share) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype("uint8")
+    path = write_image(tmp_path / f"image{suffix}", image)
+    assert read_image(path).shape == (32, 32, 3)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(
+        ValueError, match=rf"Cannot read the image '.*image\{suffix}': "
+    ):
+        read_image(path)
+
+
+def test_unreadable_files_are_named(tmp_path, model) -> None:
+    write_image(tmp_path / "a.png", make_images()[0])
+    (tmp_path / "b.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"Cannot read .*b.png': Unknown image file"):
+        explain(model, tmp_path)
+    missing = [tmp_path / "a.png", tmp_path / "c.png"]
+    with pytest.raises(ValueError, match=r"c.png': .*No such file") as error:
+        explain(model, missing)
+    assert "{{" not in str(error.value) and "[Op:" not in str(error.value)
+    with pytest.raises(ValueError, match=r"': .*directory"):
+        read_image(tmp_path)
+
+
+def test_a_folder_without_images_is_refused(tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match=r"has no images \(.bmp, .gif, .jpeg, .jpg"):
+        list_files(tmp_path)
+    with pytest.raises(ValueError, match="`images` must exist. Received: '.*missing'"):
+        list_files(tmp_path / "missing")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("images", [None, 3, object(), ["a", 3], b"ab"])
+def test_images_of_another_kind_are_refused(model, images) -> None:
+    with pytest.raises(TypeError, match="`images` must be an array .*Received: "):
+        read_all(images, model)
+
+
+@pytest.mark.parametrize("images", [[], make_images(0), np.zeros((0, 3))])
+def test_no_images_are_refused(model, images) -> None:
+    with pytest.raises(ValueError, match="`images` must hold at least one image"):
+        read_all(images, model)
+    dataset = tf.data.Dataset.from_tensor_slices(make_images()).take(0)
+    with pytest.raises(ValueError, match="`images` must hold at least one image"):
+        read_all(dataset, model)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, "2", None])
+def test_impossible_batch_sizes_are_refused(model, batch_size) -> None:
+    with pytest.raises(ValueError, match="`batch_size` must be an integer >= 1. Recei"):
+        read_all(make_images(), model, batch_size)

@@ -1,0 +1,97 @@
+"""Tests of keras_embcam.model_inputs."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_embcam import explain
+from keras_embcam.model_inputs import check_model, declared_inputs, fit_images
+
+SIZE = 8
+
+
+def make_model(*shape: int | None, dtype: str = "float32") -> keras.Model:
+    images = keras.Input(shape or (SIZE, SIZE, 3), dtype=dtype)
+    x = layers.Conv2D(4, 3)(layers.Rescaling(1.0)(images))
+    return keras.Model(images, layers.GlobalAveragePooling2D()(x))
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    return make_model()
+
+
+def make_images(num_images: int = 5) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (num_images, SIZE, SIZE, 3)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("images", "shape", "hint"),
+    [
+        (make_images()[0], (SIZE, SIZE, 3), "Add the batch axis to a single image"),
+        (make_images()[..., 0], (5, SIZE, SIZE), "Add the channel axis to grey images"),
+        (make_images()[..., :1], (5, SIZE, SIZE, 1), "Make grey images RGB"),
+        (make_images()[:, :5], (5, 5, SIZE, 3), "Resize them first"),
+        (np.zeros((2, 16, 16, 3)), (2, 16, 16, 3), "Resize them first"),
+        (np.zeros((2, SIZE, SIZE, 4)), (2, SIZE, SIZE, 4), "Pass images as the"),
+        (np.zeros((2, 2, SIZE, SIZE, 3)), (2, 2, SIZE, SIZE, 3), "Pass images as the"),
+    ],
+)
+def test_images_of_another_shape_are_refused(model, images, shape, hint) -> None:
+    numbers = ", ".join(map(str, shape))
+    message = (
+        rf"of the shape \(None, 8, 8, 3\). Received the shape \({numbers}\). {hint}"
+    )
+    with pytest.raises(ValueError, match=message):
+        fit_images(images, model)
+
+
+def test_a_sequential_model_is_held_to_its_channels() -> None:
+    """Keras itself runs it at any size."""
+    stack = [layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), *stack])
+    larger = np.ones((2, 16, 12, 3), "float32")
+    assert explain(model, larger).shape == (2, 16, 12)
+    message = r"of the shape \(None, None, None, 3\). Received the shape \(2, 16, 12, 1"
+    with pytest.raises(ValueError, match=message):
+        fit_images(larger[..., :1], model)
+
+
+def test_images_of_a_model_that_states_no_shape() -> None:
+    model = keras.Sequential([layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()])
+    assert declared_inputs(model) is None
+    assert fit_images(make_images().astype("uint8"), model).dtype == "float32"
+    with pytest.raises(
+        ValueError, match=r"\(n, H, W, channels\). Received .*\(8, 8, 3"
+    ):
+        fit_images(make_images()[0], model)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_images_that_are_not_finite_are_named(model, value) -> None:
+    images = make_images()
+    images[[1, 3], 2, 2, 1] = value
+    with pytest.raises(ValueError, match=r"NaN or infinity. Those that do: \[1, 3\]"):
+        fit_images(images, model)
+    images[1] = 0
+    with pytest.raises(ValueError, match=r"NaN or infinity. Those that do: \[3\]"):
+        explain(model, images, batch_size=2)
+
+
+@pytest.mark.parametrize("images", [make_images() / 255, make_images() + 1])
+def test_fractions_are_no_integers(images) -> None:
+    model = make_model(SIZE, SIZE, 3, dtype="uint8")
+    with pytest.raises(
+        ValueError, match="images of uint8.* whole numbers .*float32 fr"
+    ):
+        fit_images(images, model)
+
+
+@pytest.mark.parametrize("model", [None, "model.keras", layers.Dense(2)])
+def test_only_keras_models_are_explained(model) -> None:
+    with pytest.raises(TypeError, match="`model` must be a keras.Model. Received: "):
+        check_model(model)
+    with pytest.raises(TypeError, match="`model` must be a keras.Model. Received: "):
+        explain(model, make_images())
