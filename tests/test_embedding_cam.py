@@ -225,6 +225,20 @@ def test_proxies_stay_float32_under_any_policy(policy) -> None:
         keras.config.set_dtype_policy("float32")
 
 
+def test_the_model_gets_its_images_as_they_are() -> None:
+    """It casts them as its own policy says; here they stay float64."""
+    seen = []
+
+    class Spy(layers.Layer):
+        def call(self, images):
+            seen.append(images.dtype)
+            return images
+
+    stack = [Spy(dtype="float64"), layers.Conv2D(3, 3), layers.GlobalMaxPooling2D()]
+    EmbeddingCAM(keras.Sequential(stack))(make_images().astype("float64"))
+    assert set(seen) == {tf.float64}
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("norm", [1e-3, 1, 1e3])
 def test_half_precision_neither_underflows_nor_overflows(policy, norm, model) -> None:

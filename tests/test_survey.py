@@ -108,6 +108,16 @@ def test_wrapped_layers_are_listed() -> None:
     assert list_operations(model)["time/conv"] is wrapper.layer
 
 
+def test_a_layer_that_knows_its_model_ends_no_path() -> None:
+    class Owned(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = layers.Conv2D(2, 3, name="conv")
+            self.conv.owner = self
+
+    assert list(list_operations(Owned())) == ["conv"]
+
+
 def test_enclosing_paths_go_from_the_inside_out() -> None:
     assert enclosing_paths("a/b/c") == ["a/b", "a", ""]
     assert enclosing_paths("a") == [""]
@@ -137,15 +147,22 @@ def test_a_container_repeats_what_its_last_layer_made(nested: keras.Model) -> No
 
 
 def test_a_layer_that_is_off_repeats_its_input() -> None:
-    # The branch in between: the output is not the latest one that was made.
-    inputs = keras.Input((8, 8, 3))
-    first = layers.Conv2D(2, 3, name="first")(inputs)
-    second = layers.Conv2D(2, 3)(inputs)
-    dropped = layers.Dropout(0.5, name="drop")(first)
-    model = keras.Model(inputs, ops.mean(dropped + second, axis=(1, 2)))
-    survey = Survey(model)
-    assert survey.first_call(model.get_layer("drop")).repeats
-    assert not survey.first_call(model.get_layer("first")).repeats
+    class TwoBranches(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = [layers.Conv2D(2, 3) for _ in range(2)]
+            self.drop = layers.Dropout(0.5)
+
+        def call(self, x: Any) -> Any:
+            first, second = (conv(x) for conv in self.convs)
+            # What it returns is not the latest output that was made.
+            return ops.mean(self.drop(first) + second, axis=(1, 2))
+
+    model = TwoBranches()
+    model(IMAGES)
+    survey = Survey(model, IMAGES)
+    assert survey.first_call(model.drop).repeats
+    assert not any(survey.first_call(conv).repeats for conv in model.convs)
 
 
 def test_inference_mode_is_used() -> None:
