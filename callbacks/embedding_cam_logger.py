@@ -1,6 +1,5 @@
 """EmbeddingCAMLogger: watch in TensorBoard where a network looks while it trains."""
 
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,11 @@ import numpy as np
 
 from keras_embcam.callbacks.event_files import find_last_step
 from keras_embcam.callbacks.event_writer import EventWriter
+from keras_embcam.callbacks.neighbours import (
+    running_callbacks,
+    warn_of_early_monitors,
+    writes_same_curves,
+)
 from keras_embcam.callbacks.projector import MAX_POINTS, write_projector
 from keras_embcam.callbacks.validation_examples import Examples, ValidationExamples
 from keras_embcam.callbacks.validation_run import Numbers, Settings, ValidationRun
@@ -18,14 +22,6 @@ from keras_embcam.drawing import overlay_heatmap, to_uint8
 from keras_embcam.weightings import Weighting, get_weighting
 
 PROXIES = ("single_point", "class_mean", "trained")
-MONITORED = (
-    "val_heatmap_ratio_",
-    "val_localization_accuracy",
-    "val_pointing_game",
-    "val_empty_heatmaps",
-    "val_recall_at_",
-    "val_map_at_r",
-)
 
 
 class EmbeddingCAMLogger(keras.callbacks.Callback):
@@ -156,6 +152,11 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         _check_count("image_freq", image_freq, 1)
         _check_count("num_images", num_images, 0)
         _check_count("batch_size", batch_size, 1)
+        if isinstance(picture_indices, str) and picture_indices != "class_balanced":
+            raise ValueError(
+                '`picture_indices` must be None, "class_balanced" or the numbers of '
+                f"examples. Received: {picture_indices!r}"
+            )
         self.log_dir = Path(log_dir)
         self.update_freq = update_freq
         self.image_freq = image_freq
@@ -201,7 +202,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Look at the other callbacks."""
         self._offset = None
-        self._guard(self._look_at_neighbours, _callback_list())
+        self._guard(self._look_at_neighbours, running_callbacks())
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Find where on the axes this training stands."""
@@ -243,27 +244,15 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             self._guard(self._write_projector)
         if self._writer is not None:
             self._guard(self._writer.close)
-            self._writer = None
+            self._writer = None  # another `fit` opens new files
 
-    def _look_at_neighbours(self, neighbours: list) -> None:
-        if self not in neighbours:  # driven by a loop of the user's own
-            return
-        position = neighbours.index(self)
-        for callback in neighbours[:position]:
-            monitored = getattr(callback, "monitor", None)
-            if isinstance(monitored, str) and monitored.startswith(MONITORED):
-                warnings.warn(
-                    f"{type(callback).__name__} monitors {monitored!r}, which "
-                    "EmbeddingCAMLogger puts into the logs. Move it behind the "
-                    "EmbeddingCAMLogger in the list of callbacks.",
-                    stacklevel=2,
-                )
-        # It would write `val_x` of the logs as the very curve that is written here.
-        self._keras_writes_scalars = any(
-            isinstance(callback, keras.callbacks.TensorBoard)
-            and Path(callback.log_dir).resolve() == self.log_dir.resolve()
-            for callback in neighbours[position:]
-        )
+    def _look_at_neighbours(self, neighbours: list[keras.callbacks.Callback]) -> None:
+        if self in neighbours:
+            position = neighbours.index(self)
+            warn_of_early_monitors(neighbours[:position])
+            self._keras_writes_scalars = writes_same_curves(
+                neighbours[position:], self.log_dir
+            )
 
     def _place_on_axis(self, epoch: int) -> None:
         self._offset = 0
@@ -278,28 +267,28 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         optimizer = getattr(self.model, "optimizer", None)
         return 0 if optimizer is None else int(optimizer.iterations)
 
-    def _measure(self) -> None:
+    def _measure(self) -> tuple[ValidationRun, Numbers]:
         model = self.embedding_model or self.model
         if self._run is None or self._explained is not model:
             self._run = ValidationRun(model, self._examples, self._settings)
             self._explained = model
         self._proxies = self._run.find_proxies()
         self._numbers = self._run.measure(self._proxies, self.num_images)
+        return self._run, self._numbers
 
     def _update(self, tag: str, step: int, scalars: bool) -> None:
-        self._measure()
-        assert self._run is not None and self._numbers is not None
+        run, numbers = self._measure()
         if self._next_step is not None and step < self._next_step:
             return
         if self._writer is None:
             self._writer = EventWriter(self.log_dir)
-        self._writer.write_numbers(self._numbers, tag, step, scalars)
+        self._writer.write_numbers(numbers, tag, step, scalars)
         if self.num_images and self._num_updates % self.image_freq == 0:
             if self._pictured is None:
                 self._pictured = self._choose_pictured()
             self._writer.write_pictures(
-                self._run.show(self._pictured, self._proxies),
-                self._numbers.worst,
+                run.show(self._pictured, self._proxies),
+                numbers.worst,
                 step,
                 self._settings.bounding_box_format,
             )
@@ -347,17 +336,6 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
                 f"{type(error).__name__}: {error}",
                 stacklevel=2,
             )
-
-
-def _callback_list() -> list:
-    """Return the callbacks of the running `fit`, which Keras does not tell them."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, keras.callbacks.CallbackList):
-            return caller.callbacks
-        frame = frame.f_back
-    return []
 
 
 def _check_count(name: str, value: Any, least: int, other: str = "") -> None:

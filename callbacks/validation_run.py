@@ -4,10 +4,9 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_embcam.callbacks.validation_examples import Examples, ValidationExamples
-from keras_embcam.explain import explain
+from keras_embcam.explain import embed, explain
 from keras_embcam.metrics import (
     find_empty_maps,
     heatmap_ratio_in_boxes,
@@ -17,7 +16,6 @@ from keras_embcam.metrics import (
     pointing_game_in_boxes,
     pointing_game_in_masks,
 )
-from keras_embcam.model_view import ModelView
 from keras_embcam.proxies import RunningClassMean, trained
 
 
@@ -79,7 +77,6 @@ class ValidationRun:
         self._model = model
         self._examples = examples
         self._settings = settings
-        self._embed: Any = None
         # Each image's ratios of the uniform map never change: measured once.
         self._uniform: dict[str, np.ndarray] = {}
 
@@ -98,22 +95,17 @@ class ValidationRun:
         return {"proxies": settings.proxy if callable(settings.proxy) else None}
 
     def _measure_class_means(self) -> np.ndarray:
-        if self._embed is None:
-            first = next(self._examples.batches())["image"]
-            view = ModelView(
-                self._model,
-                self._settings.conv_layer,
-                self._settings.embedding_layer,
-                first,
-            )
-            # Kept by this run, which lives as long as the training.
-            self._embed = tf.function(
-                lambda images: view.record(images).embeddings,
-                autograph=False,
-                input_signature=[tf.TensorSpec([None, *first.shape[1:]], "float32")],
-            )
         batches = [
-            (np.asarray(self._embed(batch["image"])), batch["label"])
+            (
+                embed(
+                    self._model,
+                    batch["image"],
+                    conv_layer=self._settings.conv_layer,
+                    embedding_layer=self._settings.embedding_layer,
+                    batch_size=len(batch["image"]),
+                ),
+                batch["label"],
+            )
             for batch in self._examples.batches()
         ]
         means = RunningClassMean(1 + max(int(labels.max()) for _, labels in batches))

@@ -2,12 +2,13 @@
 
 from keras_embcam._version import __version__
 from keras_embcam.embedding_cam import EmbeddingCAM
-from keras_embcam.explain import Explanation, explain, explain_batches
+from keras_embcam.explain import Explanation, embed, explain, explain_batches
 
 __all__ = [
     "EmbeddingCAM",
     "Explanation",
     "__version__",
+    "embed",
     "explain",
     "explain_batches",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_embcam.explain import run_batches
+from keras_embcam.compiled import run_batches
 from keras_embcam.image_sources import ImageSource
 from keras_embcam.model_inputs import check_model
 from keras_embcam.pixel_gradients import DECONVNET, GUIDED, explain_pixels

@@ -54,6 +54,11 @@ def explain_images(
     return embeddings, heatmaps, ops.sum(rows * proxies, axis=-1)
 
 
+def embed_images(view: ModelView, images: Any, proxies: None) -> tuple[Tensor]:
+    """Return the raw embeddings (n, d) float32 alone; nothing is differentiated."""
+    return (view.record(images).embeddings,)
+
+
 def resolve_proxies(view: ModelView, recording: Recording, proxies: Any) -> Tensor:
     """Return one proxy for each image (n, d), or several (n, m, d), as float32.
 

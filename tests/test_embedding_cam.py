@@ -229,13 +229,16 @@ def test_the_model_gets_its_images_as_they_are() -> None:
     """It casts them as its own policy says; here they stay float64."""
     seen = []
 
-    class Spy(layers.Layer):
+    class Spy(keras.Model):
+        def __init__(self) -> None:
+            super().__init__(dtype="float64", autocast=False)
+            self.conv = layers.Conv2D(3, 3, dtype="float64")
+
         def call(self, images):
             seen.append(images.dtype)
-            return images
+            return ops.max(self.conv(images), axis=(1, 2))
 
-    stack = [Spy(dtype="float64"), layers.Conv2D(3, 3), layers.GlobalMaxPooling2D()]
-    EmbeddingCAM(keras.Sequential(stack))(make_images().astype("float64"))
+    EmbeddingCAM(Spy())(make_images().astype("float64"))
     assert set(seen) == {tf.float64}
 
 

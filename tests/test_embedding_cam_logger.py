@@ -227,6 +227,31 @@ class TestEvents:
         assert sprites.shape == (4 * 64, 4 * 64, 3)  # 12 in a square of 16
         assert "sprites.png" in (run / "projector_config.pbtxt").read_text()
 
+    @pytest.mark.parametrize(
+        ("indices", "labels"),
+        [(None, [0, 1, 2]), ("class_balanced", [0, 1, 2]), ([7, 3, 11], [1, 0, 2])],
+    )
+    def test_which_examples_are_shown(self, tmp_path, indices, labels):
+        logger = EmbeddingCAMLogger(
+            tmp_path, EXAMPLES, picture_indices=indices, num_images=3
+        )
+        fit(compiled(), logger, epochs=1)
+        assert logger._pictured["label"].tolist() == labels
+
+    def test_trimaps(self, tmp_path):
+        masks = np.where(EXAMPLES["segmentation_mask"], 1, 2).astype("uint8")
+        masks[:, :2] = 3  # undecided: left out of both sums
+        examples = {"image": EXAMPLES["image"], "segmentation_mask": masks}
+        logger = EmbeddingCAMLogger(
+            tmp_path, examples, mask_foreground=1, mask_ignored=3, strict=True
+        )
+        model = compiled()
+        ratio = fit(model, logger, epochs=1).history["val_heatmap_ratio_mask"][0]
+        heatmaps = explain(model, EXAMPLES["image"])
+        inside = (heatmaps * (masks == 1)).sum((1, 2))
+        counted = (heatmaps * (masks != 3)).sum((1, 2))
+        assert ratio == pytest.approx(np.mean(inside / counted), abs=1e-5)
+
 
 class TestNeighbours:
     @pytest.mark.parametrize("place", ["before", "after"])
@@ -672,6 +697,11 @@ class TestProxies:
         means = class_mean(model(EXAMPLES["image"]), EXAMPLES["label"])
         self.check(model, history, means)
 
+    def test_class_means_of_integer_images(self, tmp_path):
+        examples = {**EXAMPLES, "image": (EXAMPLES["image"] * 255).astype("uint8")}
+        logger = EmbeddingCAMLogger(tmp_path, examples, proxy="class_mean", strict=True)
+        assert "val_heatmap_ratio_bbox" in fit(compiled(), logger, epochs=1).history
+
     def test_fixed_class_proxies(self, tmp_path):
         model, proxies = compiled(), np.eye(3, 4)
         logger = EmbeddingCAMLogger(tmp_path, EXAMPLES, class_proxies=proxies)
@@ -736,6 +766,7 @@ class TestArguments:
             ({"image_freq": 0}, "`image_freq` must be an integer >= 1. Received: 0"),
             ({"num_images": -1}, "`num_images` must be an integer >= 0"),
             ({"batch_size": 2.5}, "`batch_size` must be an integer >= 1"),
+            ({"picture_indices": "random"}, "`picture_indices` must be None"),
         ],
     )
     def test_out_of_range(self, tmp_path, options, match):

@@ -10,7 +10,14 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_embcam import EmbeddingCAM, Explanation, explain, explain_batches
+from keras_embcam import (
+    EmbeddingCAM,
+    Explanation,
+    compiled,
+    embed,
+    explain,
+    explain_batches,
+)
 from keras_embcam.proxies import from_score, single_point
 
 module = importlib.import_module("keras_embcam.explain")  # the package has the function
@@ -41,7 +48,7 @@ def model() -> keras.Model:
 
 
 def count_traces(model: keras.Model) -> int:
-    return sum(x.num_traces for x in module._explainers.get(model, {}).values())
+    return sum(x.num_traces for x in compiled._explainers.get(model, {}).values())
 
 
 def test_the_examples_run() -> None:
@@ -215,3 +222,15 @@ def test_a_progress_bar(model, capsys) -> None:
     explain(model, dataset, batch_size=2, verbose=1)
     printed = capsys.readouterr().out
     assert "5/Unknown" in printed and printed.endswith("/image\n")
+
+
+def test_embed_gives_the_embeddings_of_explain() -> None:
+    """Raw, also where the model normalises them at its end."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(inputs)
+    raw = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, keras.layers.UnitNormalization()(raw))
+    images = np.random.default_rng(0).random((5, 8, 8, 3), "float32")
+    expected = keras.Model(inputs, raw)(images)
+    embeddings = embed(model, images, batch_size=2)
+    np.testing.assert_allclose(embeddings, expected, atol=1e-6)

@@ -1,7 +1,6 @@
 """explain() compiles once, keeps nothing alive and differentiates the head only."""
 
 import gc
-import importlib
 import threading
 import weakref
 
@@ -12,8 +11,8 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_embcam import EmbeddingCAM, explain, explain_batches
+from keras_embcam import compiled as module
 
-module = importlib.import_module("keras_embcam.explain")  # the package has the function
 SIZE, WIDTH = 10, 4
 
 

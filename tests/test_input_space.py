@@ -284,7 +284,7 @@ def test_traced_once_and_live_weights(method) -> None:
     model = make_model(convolution(activation="relu"))
     before = method(model, IMAGES)
     method(model, IMAGES[:3], batch_size=2)
-    explainers = sys.modules["keras_embcam.explain"]._explainers[model]
+    explainers = sys.modules["keras_embcam.compiled"]._explainers[model]
     assert [x.num_traces for x in explainers.values()] == [1]
     model.layers[0].kernel.assign(2 * model.layers[0].kernel)
     model.layers[0].bias.assign(2 * model.layers[0].bias)

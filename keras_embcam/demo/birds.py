@@ -86,11 +86,16 @@ def run_birds(
 
 
 def freeze_below(backbone: keras.Model, first_trained: str | None) -> None:
-    """Let only a layer and what comes behind it learn; None for all."""
-    trained = first_trained is None
+    """Let only a layer and what comes behind it learn; None for all.
+
+    Batch normalisation keeps its statistics with it: those of a few small batches
+    would change the features more than the training does.
+    """
+    behind = first_trained is None
     for layer in backbone.layers:
-        trained = trained or layer.name == first_trained
-        layer.trainable = trained
+        behind = behind or layer.name == first_trained
+        is_norm = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = first_trained is None or (behind and not is_norm)
 
 
 def load(birds: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:

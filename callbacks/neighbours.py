@@ -1,0 +1,53 @@
+"""The other callbacks of the same `fit`."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import keras
+
+# How the numbers that the logger puts into `logs` begin.
+LOGGED = (
+    "val_heatmap_ratio_",
+    "val_localization_accuracy",
+    "val_pointing_game",
+    "val_empty_heatmaps",
+    "val_recall_at_",
+    "val_map_at_r",
+)
+
+
+def running_callbacks() -> list[keras.callbacks.Callback]:
+    """Return the callbacks of the running `fit`, which Keras does not tell them.
+
+    Empty where a loop of the user's own drives the callbacks.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList):
+            return caller.callbacks
+        frame = frame.f_back
+    return []
+
+
+def warn_of_early_monitors(before: list[keras.callbacks.Callback]) -> None:
+    """Warn of callbacks in front of the logger that wait for its numbers."""
+    for callback in before:
+        monitored = getattr(callback, "monitor", None)
+        if isinstance(monitored, str) and monitored.startswith(LOGGED):
+            warnings.warn(
+                f"{type(callback).__name__} monitors {monitored!r}, which "
+                "EmbeddingCAMLogger puts into the logs. Move it behind the "
+                "EmbeddingCAMLogger in the list of callbacks.",
+                stacklevel=2,
+            )
+
+
+def writes_same_curves(behind: list[keras.callbacks.Callback], log_dir: Path) -> bool:
+    """Tell whether Keras's own callback writes each `val_x` of the logs as a curve."""
+    return any(
+        isinstance(callback, keras.callbacks.TensorBoard)
+        and Path(callback.log_dir).resolve() == log_dir.resolve()
+        for callback in behind
+    )
