@@ -214,7 +214,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Update after every `update_freq` steps."""
-        if self.update_freq == "epoch":
+        if not isinstance(self.update_freq, int):
             return
         step = self._steps_before_epoch + batch + 1
         # Several steps may have passed at once (`steps_per_execution`).

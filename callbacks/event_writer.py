@@ -130,7 +130,7 @@ def _enlargement(height: int, width: int) -> float:
 
 def _caption(shown: Shown, index: int) -> str:
     parts = []
-    if shown.ratios is not None:
+    if "bbox" in shown.examples or "segmentation_mask" in shown.examples:
         ratio = shown.ratios[index]
         parts.append("ratio -" if np.isnan(ratio) else f"ratio {ratio:.2f}")
     if "label" in shown.examples:

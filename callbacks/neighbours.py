@@ -3,6 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
+from types import FrameType
 
 import keras
 
@@ -22,7 +23,7 @@ def running_callbacks() -> list[keras.callbacks.Callback]:
 
     Empty where a loop of the user's own drives the callbacks.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         caller = frame.f_locals.get("self")
         if isinstance(caller, keras.callbacks.CallbackList):

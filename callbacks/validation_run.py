@@ -35,11 +35,11 @@ class Settings(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """Examples to show, with their heatmaps (n, H, W) and ratios (n,) or None."""
+    """Examples to show, with their heatmaps (n, H, W) and ratios (n,), NaN for none."""
 
     examples: Examples
     heatmaps: np.ndarray
-    ratios: np.ndarray | None
+    ratios: np.ndarray
 
 
 class Numbers(NamedTuple):
@@ -132,7 +132,8 @@ class ValidationRun:
     def show(self, examples: Examples, proxies: dict[str, Any]) -> Shown:
         """Return the heatmaps of a few examples."""
         heatmaps = self.explain(examples, proxies).heatmaps
-        return Shown(examples, heatmaps, _first(self._ratios(examples, heatmaps)))
+        ratios = self._ratios(examples, heatmaps)
+        return Shown(examples, heatmaps, _first(ratios, len(heatmaps)))
 
     def measure(self, proxies: dict[str, Any], num_worst: int) -> Numbers:
         """Run over all examples; memory grows by their embeddings only."""
@@ -150,9 +151,8 @@ class ValidationRun:
             if not self._uniform:
                 _gather(uniform, self._ratios(batch, np.ones_like(heatmaps)))
             if ratios and num_worst:
-                worst = _keep_worst(
-                    worst, Shown(batch, heatmaps, _first(ratios)), num_worst
-                )
+                shown = Shown(batch, heatmaps, _first(ratios, len(heatmaps)))
+                worst = _keep_worst(worst, shown, num_worst)
         per_image = {name: np.concatenate(parts) for name, parts in gathered.items()}
         self._uniform = self._uniform or {
             name: np.concatenate(parts) for name, parts in uniform.items()
@@ -211,8 +211,9 @@ class ValidationRun:
         return {name: np.asarray(values) for name, values in hits.items()}
 
 
-def _first(ratios: dict[str, np.ndarray]) -> np.ndarray | None:
-    return next(iter(ratios.values()), None)
+def _first(ratios: dict[str, np.ndarray], num_images: int) -> np.ndarray:
+    """Return the ratios in boxes, else those in masks, else NaN."""
+    return next(iter(ratios.values()), np.full(num_images, np.nan))
 
 
 def _gather(parts: dict[str, list[np.ndarray]], values: dict[str, np.ndarray]) -> None:
