@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 WHEEL := $(CURDIR)/build/wheel
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test slow lint wheel witnesses clean
+.PHONY: demo test slow lint wheel browser witnesses clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,9 +30,15 @@ lint: wheel
 	$(BIN)/ruff format --check .
 	cd $(WHEEL) && $(BIN)/mypy --config-file $(CURDIR)/setup.cfg -p keras_embcam
 
-test: lint
+test: lint browser
 	cd $$(mktemp -d) && PYTHONPATH=$(WHEEL) $(BIN)/pytest -c $(CURDIR)/setup.cfg \
 		--rootdir $(CURDIR) -m "not slow" $(CURDIR)/tests $(PYTEST_ARGS)
+
+# For the test that opens TensorBoard; where it cannot be had, that test is skipped.
+browser:
+	@command -v chromium > /dev/null || { apt-get update -qq && \
+		apt-get install -qq --no-install-recommends chromium; } > /dev/null 2>&1 || \
+		echo "chromium cannot be installed here: tests in the browser are skipped"
 
 # Other people's libraries, and the arrays that the tests compare with. They live
 # in an environment of their own: the package must not see them.
