@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_embcam.callbacks.event_files import find_last_step
 from keras_embcam.callbacks.event_writer import EventWriter
@@ -15,13 +14,11 @@ from keras_embcam.callbacks.neighbours import (
     warn_of_early_monitors,
     writes_same_curves,
 )
-from keras_embcam.callbacks.projector import MAX_POINTS, write_projector
+from keras_embcam.callbacks.projector import write_projector
+from keras_embcam.callbacks.settings import Settings, check_count
 from keras_embcam.callbacks.validation_examples import Examples, ValidationExamples
-from keras_embcam.callbacks.validation_run import Numbers, Settings, ValidationRun
-from keras_embcam.drawing import overlay_heatmap, to_uint8
-from keras_embcam.weightings import Weighting, get_weighting
-
-PROXIES = ("single_point", "class_mean", "trained")
+from keras_embcam.callbacks.validation_run import Numbers, ValidationRun
+from keras_embcam.weightings import Weighting
 
 
 class EmbeddingCAMLogger(keras.callbacks.Callback):
@@ -138,20 +135,10 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         strict: bool = False,
     ) -> None:
         super().__init__()
-        if not callable(proxy) and proxy not in PROXIES:
-            raise ValueError(
-                f"`proxy` must be one of {PROXIES}, or a function of the embeddings; "
-                f"fixed vectors go into `class_proxies`. Received: {proxy!r}"
-            )
-        if class_proxies is not None and proxy != "single_point":
-            raise ValueError(
-                f"Pass `class_proxies` or `proxy`, not both. Received: {proxy!r}"
-            )
-        get_weighting(weighting)
-        _check_count("update_freq", update_freq, 1, '"epoch" or ')
-        _check_count("image_freq", image_freq, 1)
-        _check_count("num_images", num_images, 0)
-        _check_count("batch_size", batch_size, 1)
+        check_count("update_freq", update_freq, 1, "epoch")
+        check_count("image_freq", image_freq, 1)
+        check_count("num_images", num_images, 0)
+        check_count("batch_size", batch_size, 1)
         if isinstance(picture_indices, str) and picture_indices != "class_balanced":
             raise ValueError(
                 '`picture_indices` must be None, "class_balanced" or the numbers of '
@@ -166,12 +153,6 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         self.projector = projector
         self.strict = strict
         self._examples = ValidationExamples(validation_examples, batch_size)
-        needs_labels = class_proxies is not None or proxy in ("class_mean", "trained")
-        if needs_labels and "label" not in self._examples.keys:
-            raise ValueError(
-                "Proxies by class need labels in `validation_examples`. Received "
-                f"{sorted(self._examples.keys)}"
-            )
         self._settings = Settings(
             proxy,
             class_proxies,
@@ -184,6 +165,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             mask_foreground,
             mask_ignored,
         )
+        self._settings.check(self._examples.keys)
         self._stopped = False
         self._pictured: Any = None
         self._run: ValidationRun | None = None
@@ -306,19 +288,14 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     def _write_projector(self) -> None:
         if self._run is None or self._numbers is None:
             return
-        overlays: list[np.ndarray] = []
-        for batch in self._examples.batches():
-            shown = self._run.show(batch, self._proxies)
-            images = to_uint8(batch["image"])
-            overlays += map(overlay_heatmap, images, shown.heatmaps)
-            if len(overlays) >= MAX_POINTS:
-                break
-        labels = self._numbers.labels
+        shown = (
+            self._run.show(batch, self._proxies) for batch in self._examples.batches()
+        )
         write_projector(
             self.log_dir / "validation",
-            self._numbers.embeddings[:MAX_POINTS],
-            None if labels is None else labels[:MAX_POINTS],
-            overlays[:MAX_POINTS],
+            self._numbers.embeddings,
+            self._numbers.labels,
+            shown,
         )
 
     def _guard(self, action: Callable, *arguments: Any) -> None:
@@ -336,12 +313,3 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
                 f"{type(error).__name__}: {error}",
                 stacklevel=2,
             )
-
-
-def _check_count(name: str, value: Any, least: int, other: str = "") -> None:
-    if other and value == "epoch":
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(
-            f"`{name}` must be {other}an integer >= {least}. Received: {value!r}"
-        )

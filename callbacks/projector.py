@@ -1,12 +1,16 @@
 """Write embeddings for TensorBoard's projector, with overlays as their pictures."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins import projector
+
+from keras_embcam.callbacks.validation_run import Shown
+from keras_embcam.drawing import overlay_heatmap, to_uint8
 
 # TensorBoard loads one picture for all sprites; browsers take 8192 pixels a side.
 MAX_POINTS = 1000
@@ -17,16 +21,27 @@ def write_projector(
     run_dir: Path,
     embeddings: np.ndarray,
     labels: np.ndarray | None,
-    overlays: list[np.ndarray],
+    shown: Iterable[Shown],
 ) -> None:
-    """Write a checkpoint, labels and sprites into the folder of a run.
+    """Write a checkpoint, labels and sprites of at most `MAX_POINTS` examples.
 
     Args:
         run_dir: where TensorBoard looks for `projector_config.pbtxt`.
         embeddings: (n, d) float32.
         labels: (n,), or None.
-        overlays: n pictures (H, W, 3) uint8 RGB.
+        shown: all the examples with their heatmaps, batch by batch.
     """
+    sprites: list[np.ndarray] = []
+    for batch in shown:
+        for image, heatmap in zip(
+            to_uint8(batch.examples["image"]), batch.heatmaps, strict=True
+        ):
+            overlay = overlay_heatmap(image, heatmap)
+            size = (SPRITE_SIZE, SPRITE_SIZE)
+            sprites.append(cv2.resize(overlay, size, interpolation=cv2.INTER_AREA))
+        if len(sprites) >= MAX_POINTS:
+            break
+    sprites, embeddings = sprites[:MAX_POINTS], embeddings[:MAX_POINTS]
     run_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = tf.train.Checkpoint(embedding=tf.Variable(embeddings))
     checkpoint.write(str(run_dir / "embedding.ckpt"))
@@ -36,12 +51,9 @@ def write_projector(
     embedding = config.embeddings.add()
     embedding.tensor_name = "embedding/.ATTRIBUTES/VARIABLE_VALUE"
     if labels is not None:
-        (run_dir / "labels.tsv").write_text("".join(f"{x}\n" for x in labels))
+        lines = "".join(f"{label}\n" for label in labels[:MAX_POINTS])
+        (run_dir / "labels.tsv").write_text(lines)
         embedding.metadata_path = "labels.tsv"
-    sprites = [
-        cv2.resize(x, (SPRITE_SIZE, SPRITE_SIZE), interpolation=cv2.INTER_AREA)
-        for x in overlays
-    ]
     num_columns = math.ceil(math.sqrt(len(sprites)))
     sheet = np.zeros((num_columns * SPRITE_SIZE, num_columns * SPRITE_SIZE, 3), "uint8")
     for index, sprite in enumerate(sprites):

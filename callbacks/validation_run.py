@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_embcam.callbacks.settings import Settings
 from keras_embcam.callbacks.validation_examples import Examples, ValidationExamples
 from keras_embcam.explain import embed, explain
 from keras_embcam.metrics import (
@@ -17,21 +18,6 @@ from keras_embcam.metrics import (
     pointing_game_in_masks,
 )
 from keras_embcam.proxies import RunningClassMean, trained
-
-
-class Settings(NamedTuple):
-    """How to explain and to read the examples; see `EmbeddingCAMLogger`."""
-
-    proxy: Any
-    class_proxies: Any
-    proxy_layer: str | None
-    conv_layer: Any
-    embedding_layer: Any
-    weighting: Any
-    top_channels: int | None
-    bounding_box_format: str
-    mask_foreground: int | None
-    mask_ignored: int | None
 
 
 class Shown(NamedTuple):

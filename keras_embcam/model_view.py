@@ -167,7 +167,8 @@ class ModelView:
             norms.append(np.linalg.norm(flat, axis=1))
         told = np.isfinite(norms[0]) & np.isfinite(norms[1]) & (norms[1] > 0)
         told &= lengths[:, 0] > 0
-        return float(np.median((norms[0] / norms[1])[told])) if told.any() else np.inf
+        ratios = norms[0][told] / norms[1][told]
+        return float(np.median(ratios)) if told.any() else np.inf
 
     def normalized_message(self) -> str:
         """Return what to tell a user whose embedding turns out to be normalised."""
