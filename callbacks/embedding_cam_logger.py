@@ -199,8 +199,10 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         if not isinstance(self.update_freq, int):
             return
         step = self._steps_before_epoch + batch + 1
-        # Several steps may have passed at once (`steps_per_execution`).
+        # Several steps may have passed at once (`steps_per_execution`); Keras 3.8
+        # tells the first of them, 3.15 the last.
         if step // self.update_freq > self._last_update // self.update_freq:
+            step = max(step, self._count_iterations())
             self._last_update = step
             self._guard(self._update, "{}_vs_iterations", step, True)
 
