@@ -32,7 +32,7 @@ lint: wheel
 
 test: lint browser
 	cd $$(mktemp -d) && PYTHONPATH=$(WHEEL) $(BIN)/pytest -c $(CURDIR)/setup.cfg \
-		--rootdir $(CURDIR) -m "not slow" $(CURDIR)/tests $(PYTEST_ARGS)
+		--rootdir $(CURDIR) -m "not slow" -n 2 --dist loadscope $(CURDIR)/tests $(PYTEST_ARGS)
 
 # For the test that opens TensorBoard; where it cannot be had, that test is skipped.
 browser:
