@@ -82,11 +82,21 @@ def test_embcam_runs_as_written(tmp_path, monkeypatch):
     ).save("model.keras")
     photo = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     tf.io.write_file("photo.jpg", tf.io.encode_jpeg(photo))
-    commands = [command for command in SHELL if command[0] == "embcam"]
+    commands = [command for command in SHELL if command[:2] == ["embcam", "explain"]]
     assert commands
     for command in commands:
         assert main(command[1:]) == 0
     assert (tmp_path / "heatmaps" / "photo_heatmap.png").exists()
+
+
+def test_the_demo_takes_the_arguments_as_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    # What the demo does with birds is in test_demo.py; here it finds no folder.
+    commands = [command for command in SHELL if command[:2] == ["embcam", "demo"]]
+    assert commands
+    for command in commands:
+        assert main(command[1:]) == 2
+        assert "CUB_FOLDER" in capsys.readouterr().err
 
 
 def test_tensorboard_takes_the_arguments_as_written(tmp_path):
