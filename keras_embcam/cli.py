@@ -125,6 +125,9 @@ def _demo(options: argparse.Namespace) -> None:
 
     if options.weights is not None and options.data is None:
         raise ValueError("--weights is for birds: pass --data CUB_FOLDER too.")
+    for path in (options.data, options.weights):
+        if path is not None and not path.exists():
+            raise ValueError(f"There is no file or folder {str(path)!r}.")
     if options.epochs is not None and options.epochs < 1:
         raise ValueError(f"--epochs must be at least 1. Received: {options.epochs}")
     if options.out.exists() and any(options.out.iterdir()):
