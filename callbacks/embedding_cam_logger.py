@@ -73,6 +73,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         proxy_layer: name of the layer for "trained", if there is more than one.
         weighting: see `keras_embcam.EmbeddingCAM`.
         top_channels: see `keras_embcam.EmbeddingCAM`.
+        preset: see `keras_embcam.EmbeddingCAM`.
         update_freq: "epoch", or every so many training steps.
         image_freq: pictures at every so many updates.
         num_images: how many examples to show, 0 for no pictures.
@@ -122,6 +123,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         proxy_layer: str | None = None,
         weighting: str | Weighting = "gradcam",
         top_channels: int | None = None,
+        preset: str | None = None,
         update_freq: str | int = "epoch",
         image_freq: int = 1,
         num_images: int = 16,
@@ -161,6 +163,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             embedding_layer,
             weighting,
             top_channels,
+            preset,
             bounding_box_format,
             mask_foreground,
             mask_ignored,
@@ -274,7 +277,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
                 run.show(self._pictured, self._proxies),
                 numbers.worst,
                 step,
-                self._settings.bounding_box_format,
+                self._settings,
             )
         self._writer.flush()
         self._num_updates += 1

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from keras_embcam.callbacks.settings import Settings
 from keras_embcam.callbacks.validation_run import Numbers, Shown
 from keras_embcam.drawing import (
     add_caption,
@@ -67,15 +68,15 @@ class EventWriter:
                     tf.summary.scalar(tag.format(name), value, step=step)
 
     def write_pictures(
-        self, shown: Shown, worst: Shown | None, step: int, bounding_box_format: str
+        self, shown: Shown, worst: Shown | None, step: int, settings: Settings
     ) -> None:
         """Write one picture for each example shown, and one grid of the worst."""
         with self._validation.as_default():
-            pictures = draw_examples(shown, bounding_box_format)
+            pictures = draw_examples(shown, settings)
             for number, picture in enumerate(pictures):
                 tf.summary.image(f"heatmaps/{number:02d}", picture[None], step=step)
             if worst is not None and len(worst.heatmaps):
-                grid = make_grid(draw_examples(worst, bounding_box_format))
+                grid = make_grid(draw_examples(worst, settings))
                 tf.summary.image("heatmaps/worst", grid[None], step=step)
 
     def flush(self) -> None:
@@ -91,21 +92,23 @@ class EventWriter:
                 writer.close()
 
 
-def draw_examples(shown: Shown, bounding_box_format: str) -> list[np.ndarray]:
+def draw_examples(shown: Shown, settings: Settings) -> list[np.ndarray]:
     """Return uint8 RGB pictures: heat, true boxes (green), found box (white), caption.
 
     Args:
         shown: the examples with their heatmaps.
-        bounding_box_format: of the true boxes.
+        settings: which say how boxes are stated and found.
     """
     images = to_uint8(shown.examples["image"])
-    found_boxes = find_boxes(shown.heatmaps)
+    found_boxes = find_boxes(shown.heatmaps, settings.box_threshold)
     num_images, height, width = shown.heatmaps.shape
     factor = _enlargement(height, width)
     true_boxes = None
     if "bbox" in shown.examples:
         true_boxes = np.asarray(
-            place_boxes(shown.examples["bbox"], bounding_box_format, shown.heatmaps)
+            place_boxes(
+                shown.examples["bbox"], settings.bounding_box_format, shown.heatmaps
+            )
         )
     pictures = []
     for index in range(num_images):

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from keras_embcam.weightings import Weighting, get_weighting
+from keras_embcam.presets import apply_preset, get_preset
+from keras_embcam.weightings import Weighting
 
 PROXIES = ("single_point", "class_mean", "trained")
 
@@ -18,6 +19,7 @@ class Settings(NamedTuple):
     embedding_layer: Any
     weighting: str | Weighting
     top_channels: int | None
+    preset: str | None
     bounding_box_format: str
     mask_foreground: int | None
     mask_ignored: int | None
@@ -29,8 +31,8 @@ class Settings(NamedTuple):
             keys: what the examples have.
 
         Raises:
-            ValueError: for an unknown proxy or weighting, two proxies, or proxies by
-                class without labels.
+            ValueError: for an unknown proxy, weighting or preset, two proxies, or
+                proxies by class without labels.
         """
         if not callable(self.proxy) and self.proxy not in PROXIES:
             raise ValueError(
@@ -47,7 +49,12 @@ class Settings(NamedTuple):
                 "Proxies by class need labels in `validation_examples`. Received "
                 f"{sorted(keys)}"
             )
-        get_weighting(self.weighting)
+        apply_preset(self.preset, self.conv_layer, self.weighting, self.top_channels)
+
+    @property
+    def box_threshold(self) -> float | str:
+        """Of `find_boxes`."""
+        return 0.2 if self.preset is None else get_preset(self.preset).box_threshold
 
 
 def check_count(name: str, value: Any, least: int, other: str | None = None) -> None:

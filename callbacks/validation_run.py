@@ -111,6 +111,7 @@ class ValidationRun:
             embedding_layer=self._settings.embedding_layer,
             weighting=self._settings.weighting,
             top_channels=self._settings.top_channels,
+            preset=self._settings.preset,
             batch_size=len(examples["image"]),
             **proxies,
         )
@@ -182,7 +183,9 @@ class ValidationRun:
         settings = self._settings
         if "bbox" in examples:
             boxes = examples["bbox"], settings.bounding_box_format
-            hits["localization_accuracy"] = localization_accuracy(heatmaps, *boxes)
+            hits["localization_accuracy"] = localization_accuracy(
+                heatmaps, *boxes, threshold=settings.box_threshold
+            )
             hits["pointing_game"] = pointing_game_in_boxes(
                 heatmaps, *boxes, tolerance=0
             )

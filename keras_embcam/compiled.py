@@ -12,6 +12,7 @@ from keras import ops, tree
 
 from keras_embcam.image_sources import Batch, ImageSource
 from keras_embcam.model_view import ModelView, find_images
+from keras_embcam.proxies import single_point
 from keras_embcam.proxy_chooser import ProxyChooser
 
 # Compiled functions that are kept for each model.
@@ -29,8 +30,11 @@ def run_batches(
 ) -> Iterator[tuple[Batch, list[np.ndarray]]]:
     """Yield each batch with what a compiled function makes of it.
 
+    All replicas of a `tf.distribute.MirroredStrategy` share each batch. As in Keras's
+    own `predict`, each has the statistics of batch normalisation that it trained.
+
     Args:
-        model: as in `explain`.
+        model: as in `explain`; its strategy is the one that it was made under.
         source: of the images.
         chooser: of their proxies.
         conv_layer: see `EmbeddingCAM`.
@@ -58,7 +62,11 @@ class _Explainer:
     """A compiled explanation of one model; does not keep the model alive."""
 
     def __init__(
-        self, view: ModelView, function: Callable[..., Any], *options: Any
+        self,
+        view: ModelView,
+        strategy: tf.distribute.Strategy,
+        function: Callable[..., Any],
+        *options: Any,
     ) -> None:
         self.view = view
         self.num_traces = 0
@@ -67,7 +75,11 @@ class _Explainer:
         @tf.function(autograph=False)
         def run(images: Any, proxies: Any) -> Any:
             self.num_traces += 1
-            return function(view, images, proxies, *options)
+            if not _has_replicas(strategy):
+                return function(view, images, proxies, *options)
+            return _share_out(
+                strategy, lambda x, p: function(view, x, p, *options), images, proxies
+            )
 
         self._run = run
 
@@ -83,9 +95,63 @@ class _Explainer:
         else:
             specification = proxies
         concrete = self._run.get_concrete_function(specifications, specification)
-        tensors = tree.flatten(images)
-        tensors += [proxies] if isinstance(proxies, tf.Tensor) else []
-        return [x.numpy() for x in concrete(*tensors)]
+        # Called as it was traced: for tensors alone TensorFlow first prints them.
+        return [x.numpy() for x in concrete(images, proxies)]
+
+
+def _has_replicas(strategy: tf.distribute.Strategy) -> bool:
+    """Tell whether there are several here, not in other processes as of a cluster."""
+    mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
+    return mirrored and strategy.num_replicas_in_sync > 1
+
+
+def _share_out(
+    strategy: tf.distribute.Strategy,
+    function: Callable[..., Any],
+    images: Any,
+    proxies: Any,
+) -> tuple:
+    """Return ``function(images, proxies)``, each replica doing a share of the images.
+
+    Works in the graph of a `tf.function`.
+    """
+    num_images = tf.shape(tree.flatten(images)[0])[0]
+    share = -(-num_images // strategy.num_replicas_in_sync)
+
+    def put_together(tensor: Any) -> Any:
+        parts = strategy.experimental_local_results(tensor)
+        return tf.concat(parts, axis=0)[:num_images]
+
+    def choose_all(_: Any, embeddings: Any) -> Any:
+        # Called for all replicas at once: it may look at all embeddings of the batch.
+        chosen = ops.convert_to_tensor(proxies(put_together(embeddings)))
+        if len(chosen.shape) > 1:
+            tf.debugging.assert_equal(
+                tf.shape(chosen)[0],
+                num_images,
+                "`proxies` must have one row for each image.",
+            )
+        return chosen
+
+    def explain_share() -> Any:
+        replica = tf.distribute.get_replica_context()
+        first = share * replica.replica_id_in_sync_group
+        # The last image again where the shares do not come out even: none is empty,
+        # and it stands behind all others when they are put together.
+        rows = tf.minimum(first + tf.range(share), num_images - 1)
+
+        def choose(embeddings: Any) -> Any:
+            chosen = replica.merge_call(choose_all, args=(embeddings,))
+            return tf.gather(chosen, rows) if len(chosen.shape) > 1 else chosen
+
+        if isinstance(proxies, tf.Tensor):
+            mine = tf.gather(proxies, rows)
+        else:
+            of_one_image = proxies is None or proxies is single_point
+            mine = proxies if of_one_image else choose
+        return function(tree.map_structure(lambda x: tf.gather(x, rows), images), mine)
+
+    return tuple(put_together(x) for x in strategy.run(explain_share))
 
 
 _lock = threading.Lock()
@@ -103,13 +169,15 @@ def _get_explainer(
     *options: Any,
 ) -> _Explainer:
     shapes = tuple(tuple(x.shape[1:]) for x in tree.flatten(images))
+    several = conv_layer if isinstance(conv_layer, list) else [conv_layer]
     names = [
         weakref.ref(x) if isinstance(x, keras.Operation) else repr(x)
-        for x in (conv_layer, embedding_layer)
+        for x in (embedding_layer, *several)
     ]
     # A Sequential model may have other layers than the last time.
     layers = tuple(weakref.ref(x) for x in model._flatten_layers(include_self=False))
-    key = (shapes, layers, *names, function, *options)
+    strategy = model.distribute_strategy
+    key = (shapes, layers, tuple(names), strategy, function, *options)
     with _lock:
         kept = _explainers.setdefault(model, {})
         # Each new function of the embeddings is one more trace of an explainer.
@@ -117,5 +185,5 @@ def _get_explainer(
             view = ModelView(model, conv_layer, embedding_layer, images)
             if len(kept) == MAX_COMPILED:
                 del kept[next(iter(kept))]
-            kept[key] = _Explainer(view, function, *options)
+            kept[key] = _Explainer(view, strategy, function, *options)
         return kept[key]

@@ -1,6 +1,7 @@
 """Find the layers of a surveyed model whose activations can be explained."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -22,6 +23,19 @@ _NOT_FEATURES = (
     keras.layers.Resizing,
     keras.layers.CenterCrop,
 )
+
+
+@dataclass(frozen=True)
+class Scales:
+    """In place of the name of a layer: the default one, and finer ones.
+
+    Attributes:
+        num_scales: how many layers in all. Each further one is the last with larger
+            maps than the one before: of a backbone with maps of 56, 28, 14 and 7
+            positions a side and ``num_scales=3``, the last one of 7, 14 and 28.
+    """
+
+    num_scales: int
 
 
 def find_convolutions(survey: Survey, conv_layer: Any = None) -> Iterator[Any]:
@@ -65,6 +79,37 @@ def find_convolutions(survey: Survey, conv_layer: Any = None) -> Iterator[Any]:
         # One ReLU may serve many places; with weights it is a siamese network.
         elif survey.num_calls(call.operation) == 1 or _weights(call.operation):
             yield survey.find_operation(call.operation, "conv_layer", rank=4)
+
+
+def find_finer_convolutions(survey: Survey, operation: Any) -> Iterator[Any]:
+    """Yield the layers of `find_convolutions` with larger maps than one of them."""
+    is_before = False
+    for candidate in find_convolutions(survey):
+        is_before = is_before or candidate is operation
+        if is_before and num_positions(survey, candidate) > num_positions(
+            survey, operation
+        ):
+            yield candidate
+
+
+def num_positions(survey: Survey, operation: Any) -> int:
+    """Return ``h w`` of a layer with a 4-D output."""
+    _, height, width, _ = survey.first_call(operation).shape or (0, 0, 0, 0)
+    return height * width
+
+
+def check_layers(names: Any) -> list[Any]:
+    """Check a list of layers to explain, and return it.
+
+    Raises:
+        ValueError: where it is empty or names a layer twice.
+    """
+    if not names or any(x in names[:i] for i, x in enumerate(names)):
+        raise ValueError(
+            "A list as `conv_layer` must name at least one layer, and none twice. "
+            f"Received: {names!r}"
+        )
+    return list(names)
 
 
 def check_gradient(survey: Survey, operation: Any, conv_layer: Any) -> None:

@@ -9,9 +9,10 @@ from keras import KerasTensor, tree
 from keras_embcam.model_inputs import check_model, declared_inputs
 from keras_embcam.model_view import ModelView, find_images
 from keras_embcam.pipeline import explain_images
+from keras_embcam.presets import apply_preset
 from keras_embcam.proxies import check_proxies_shape
 from keras_embcam.survey import list_operations
-from keras_embcam.weightings import Weighting, check_top_channels, get_weighting
+from keras_embcam.weightings import Weighting, check_top_channels
 
 Tensor = Any
 
@@ -30,8 +31,9 @@ class EmbeddingCAM(keras.layers.Wrapper):
     Args:
         model: any Keras model with channels_last images (n, H, W, c).
         conv_layer: name at any depth, path ``"outer/inner"`` or object of the layer
-            to explain; None for the last one with more than one position that
-            reaches the embedding.
+            to explain, or a list of several, whose maps are each divided by their
+            maximum and averaged at the size of the largest; None for the last one
+            with more than one position that reaches the embedding.
         embedding_layer: name, path or object of the layer that makes the embedding;
             None for the model's output. A final L2 normalisation or softmax is
             stepped over: the raw embedding is what goes into it.
@@ -39,6 +41,11 @@ class EmbeddingCAM(keras.layers.Wrapper):
             function ``(activations, gradients) -> weights``.
         top_channels: how many channels to keep, those with the highest weights;
             None for all.
+        preset: a name that stands for layers and weighting; None for the arguments
+            above. "localize" finds the object's extent better and costs more: the
+            Grad-CAM map of the last layer refined by the LayerCAM maps of the last
+            layers of the two next finer sizes (`keras_embcam.presets.localize`); a
+            ``conv_layer`` may name others. Its boxes: ``find_boxes(..., "otsu")``.
         resize: True for heatmaps of the size of the images (bilinear, pixel centres
             aligned), False for the size of the activations.
         normalize: True to divide each heatmap by its maximum.
@@ -87,6 +94,7 @@ class EmbeddingCAM(keras.layers.Wrapper):
         *,
         weighting: str | Weighting = "gradcam",
         top_channels: int | None = None,
+        preset: str | None = None,
         resize: bool = True,
         normalize: bool = True,
         **kwargs: Any,
@@ -97,14 +105,19 @@ class EmbeddingCAM(keras.layers.Wrapper):
         kwargs["dtype"] = "float32"
         super().__init__(model, autocast=False, **kwargs)
         # By path: Keras would track a layer that is kept here as one more child.
+        if isinstance(conv_layer, list | tuple):
+            conv_layer = [_path_of(model, x, "conv_layer") for x in conv_layer]
         self.conv_layer = _path_of(model, conv_layer, "conv_layer")
         self.embedding_layer = _path_of(model, embedding_layer, "embedding_layer")
         self.weighting = weighting
         self.top_channels = top_channels
         self.resize = resize
         self.normalize = normalize
-        self._weigh = get_weighting(weighting)
+        self.preset = preset
         check_top_channels(top_channels)
+        self._chosen_layers, self._weigh = apply_preset(
+            preset, self.conv_layer, weighting, top_channels
+        )
         self._view: ModelView | None = None
 
     def build(self, images_shape: Any, proxies_shape: Any = None) -> None:
@@ -122,7 +135,7 @@ class EmbeddingCAM(keras.layers.Wrapper):
         return self._view
 
     def _look(self, images: Any) -> ModelView:
-        return ModelView(self.layer, self.conv_layer, self.embedding_layer, images)
+        return ModelView(self.layer, self._chosen_layers, self.embedding_layer, images)
 
     def call(self, images: Any, proxies: Any = None) -> tuple[Tensor, Tensor]:
         """Return ``(embeddings, heatmaps)``; see the class."""
@@ -212,10 +225,16 @@ class EmbeddingCAM(keras.layers.Wrapper):
             weighting = keras.saving.serialize_keras_object(weighting)
         return {
             **super().get_config(),
-            "conv_layer": self.conv_layer,
+            # Keras makes lists into its own kind.
+            "conv_layer": (
+                list(self.conv_layer)
+                if isinstance(self.conv_layer, list)
+                else self.conv_layer
+            ),
             "embedding_layer": self.embedding_layer,
             "weighting": weighting,
             "top_channels": self.top_channels,
+            "preset": self.preset,
             "resize": self.resize,
             "normalize": self.normalize,
         }
@@ -234,8 +253,8 @@ class EmbeddingCAM(keras.layers.Wrapper):
         return cls(model, **config)
 
 
-def _path_of(model: keras.Model, layer: Any, argument: str) -> str | None:
-    if layer is None or isinstance(layer, str):
+def _path_of(model: keras.Model, layer: Any, argument: str) -> Any:
+    if layer is None or isinstance(layer, str | list):
         return layer
     for path, operation in list_operations(model).items():
         if operation is layer:

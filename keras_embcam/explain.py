@@ -11,8 +11,9 @@ from keras_embcam.compiled import run_batches
 from keras_embcam.image_sources import ImageSource
 from keras_embcam.model_inputs import check_model
 from keras_embcam.pipeline import embed_images, explain_images
+from keras_embcam.presets import apply_preset
 from keras_embcam.proxy_chooser import ProxyChooser
-from keras_embcam.weightings import Weighting, check_top_channels, get_weighting
+from keras_embcam.weightings import Weighting, check_top_channels
 
 
 class Explanation(NamedTuple):
@@ -103,6 +104,7 @@ def explain_batches(
     embedding_layer: Any = None,
     weighting: str | Weighting = "gradcam",
     top_channels: int | None = None,
+    preset: str | None = None,
     resize: bool = True,
     normalize: bool = True,
     preprocessing_function: Any = None,
@@ -125,6 +127,7 @@ def explain_batches(
         embedding_layer: see `EmbeddingCAM`.
         weighting: see `EmbeddingCAM`.
         top_channels: see `EmbeddingCAM`.
+        preset: see `EmbeddingCAM`.
         resize: see `EmbeddingCAM`.
         normalize: see `EmbeddingCAM`.
         preprocessing_function: applied to each batch of images before the model,
@@ -157,7 +160,8 @@ def explain_batches(
     chooser = ProxyChooser(
         proxies, labels, class_proxies, target_class, source.num_images
     )
-    options = (get_weighting(weighting), top_channels, resize, normalize)
+    conv_layer, weigh = apply_preset(preset, conv_layer, weighting, top_channels)
+    options = (weigh, top_channels, resize, normalize)
 
     def batches() -> Iterator[Explanation]:
         bar = keras.utils.Progbar(source.num_images, verbose=verbose, unit_name="image")

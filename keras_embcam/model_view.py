@@ -3,18 +3,27 @@
 The tape lives here and nowhere else.
 """
 
+import functools
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
+from keras import ops, tree
 
-from keras_embcam.convolutions import check_gradient, find_convolutions
+from keras_embcam.convolutions import (
+    Scales,
+    check_gradient,
+    check_layers,
+    find_convolutions,
+    find_finer_convolutions,
+    num_positions,
+)
+from keras_embcam.cotangent_scale import cotangent_scale
 from keras_embcam.embedding_source import find_embedding
 from keras_embcam.hooks import leave_unchanged, observe
 from keras_embcam.probe import find_images, make_probe
@@ -35,16 +44,17 @@ class Recording(NamedTuple):
     """One run of a model.
 
     Attributes:
-        activations: (n, h, w, k) float32, the output of the chosen convolution.
+        activations: (n, h, w, k) float32, the output of the chosen convolution; a
+            list of them where several are chosen.
         embeddings: (n, d) float32, raw.
         pull_back: maps a float32 cotangent (n, d) on the embeddings to its gradient
-            (n, h, w, k) float32 at the activations. Differentiates only the part
-            of the model behind the convolution; may be called many times.
+            at the activations, of their shape and structure. Differentiates only
+            the part of the model behind the convolutions; may be called many times.
     """
 
-    activations: Tensor
+    activations: Any
     embeddings: Tensor
-    pull_back: Callable[[Tensor], Tensor]
+    pull_back: Callable[[Tensor], Any]
 
 
 class ModelView:
@@ -55,18 +65,20 @@ class ModelView:
     Args:
         model: a Keras model with channels_last images (n, H, W, c).
         conv_layer: name at any depth, path ``"outer/inner"`` or object of a layer
-            with a 4-D output; None for the last one with more than one position
-            that reaches the embedding.
+            with a 4-D output, or a list of them; None for the last one with more
+            than one position that reaches the embedding; `Scales` for that one and
+            finer ones.
         embedding_layer: see `find_embedding`.
         images: a batch, or symbols of its shape, where the model leaves the shape
             of its images open.
 
     Attributes:
-        conv_layer: path of the convolution.
+        conv_layer: path of the convolution, or a list of paths.
         embedding: description of the tensor that is taken for the raw embedding.
         embedding_width: d.
         image_size: (H, W) that the model was surveyed at, in pixels.
-        map_size: (h, w) of the activations at this image size.
+        map_size: (h, w) of the activations at this image size, of the largest where
+            there are several.
         length_has_gradient: False where the embedding is normalised by something
             that could not be found, so that single-point maps would be noise.
 
@@ -122,29 +134,64 @@ class ModelView:
         self.embedding = self._embedding.description
         self._vectors = survey.list_candidates(rank=2)
         self.image_size = tuple(find_images(survey.probe).shape[1:3])
-        recording, ratio = self._find_recording(survey, conv_layer)
-        self.map_size = tuple(recording.activations.shape[1:3])
+        ratio = self._choose_convolutions(survey, conv_layer)
+        # Those with the smallest maps first: `LayerFusion` counts on it.
+        self._convs.sort(key=functools.partial(num_positions, survey))
+        self._paths: list[str] = [survey.path(conv) for conv in self._convs]
+        self.map_size = (survey.first_call(self._convs[-1]).shape or ())[1:3]
+        self.conv_layer = self._as_chosen(self._paths)
         self.embedding_width = self._embedding.width
         self.length_has_gradient = ratio >= MIN_LENGTH_GRADIENT
         if not self.length_has_gradient and embedding_layer is None:
             raise ValueError(self.normalized_message())
 
-    def _find_recording(
-        self, survey: Survey, conv_layer: Any
-    ) -> tuple[Recording, float]:
-        for self._conv in find_convolutions(survey, conv_layer):
-            self.conv_layer = survey.path(self._conv)
-            recording = self.record(survey.probe)
-            ratio = self._length_gradient(recording)
+    def _choose_convolutions(self, survey: Survey, conv_layer: Any) -> float:
+        """Find the convolutions, and return the `_length_gradient` at the last."""
+        named: list[Any] = [conv_layer]
+        num_scales = 1
+        if isinstance(conv_layer, Scales):
+            named, num_scales = [None], conv_layer.num_scales
+        elif isinstance(conv_layer, list | tuple):
+            named = check_layers(conv_layer)
+        self._convs: list[Any] = []
+        self._paths = []
+        self._is_list = isinstance(conv_layer, list | tuple | Scales)
+        for name in named:
+            found = self._add_convolution(survey, find_convolutions(survey, name), name)
+        if found is None:
+            raise ValueError(
+                "No layer with a 4-D output (n, h, w, k) of more than one position "
+                f"reaches the embedding ({self.embedding}). Pass `conv_layer` and "
+                "`embedding_layer`, or images that are large enough. Layers with a 4-D "
+                f"output:\n{survey.list_candidates(rank=4)}"
+            )
+        for _ in range(num_scales - 1):
+            finer = find_finer_convolutions(survey, self._convs[-1])
+            # Where the model has no finer map, those found so far serve.
+            self._add_convolution(survey, finer, None)
+        return found
+
+    def _add_convolution(
+        self, survey: Survey, candidates: Iterator[Any], conv_layer: Any
+    ) -> float | None:
+        """Take the first candidate that a gradient reaches, and return how much.
+
+        None, and nothing is taken, if there is none.
+        """
+        others = self._convs
+        for candidate in candidates:
+            self._convs = [*others, candidate]
+            self._paths = [survey.path(conv) for conv in self._convs]
+            ratio = self._length_gradient(self.record(survey.probe))
             if ratio is not None:
-                return recording, ratio
-            check_gradient(survey, self._conv, conv_layer)
-        raise ValueError(
-            "No layer with a 4-D output (n, h, w, k) of more than one position "
-            f"reaches the embedding ({self.embedding}). Pass `conv_layer` and "
-            "`embedding_layer`, or images that are large enough. Layers with a 4-D "
-            f"output:\n{survey.list_candidates(rank=4)}"
-        )
+                return ratio
+            check_gradient(survey, candidate, conv_layer)
+        self._convs = others
+        self._paths = self._paths[: len(others)]
+        return None
+
+    def _as_chosen(self, values: list[Any]) -> Any:
+        return values if self._is_list else values[0]
 
     def _length_gradient(self, recording: Recording) -> float | None:
         """Return ``|J^T y/|y|| / |J^T u|`` for a random unit vector u (trap 1).
@@ -163,8 +210,9 @@ class ModelView:
                 gradient = recording.pull_back(ops.cast(cotangent, "float32"))
             except _NoGradientError:
                 return None
-            flat = ops.convert_to_numpy(gradient).reshape(len(embeddings), -1)
-            norms.append(np.linalg.norm(flat, axis=1))
+            # Of several layers the last one tells.
+            last = ops.convert_to_numpy(tree.flatten(gradient)[-1])
+            norms.append(np.linalg.norm(last.reshape(len(embeddings), -1), axis=1))
         told = np.isfinite(norms[0]) & np.isfinite(norms[1]) & (norms[1] > 0)
         told &= lengths[:, 0] > 0
         ratios = norms[0][told] / norms[1][told]
@@ -197,7 +245,7 @@ class ModelView:
         if model is None:
             raise ReferenceError("The model of this view no longer exists.")
         graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        activations: list[Tensor] = []
+        seen: dict[int, list[Tensor]] = {id(conv): [] for conv in self._convs}
         embeddings: list[Tensor] = []
 
         def is_here(tensor: Tensor) -> bool:
@@ -205,15 +253,15 @@ class ModelView:
             return (tensor.graph if tf.is_symbolic_tensor(tensor) else None) is graph
 
         def see(operation: Any, arguments: Any, outputs: Any) -> None:
-            if operation is self._conv and is_here(outputs):
+            if id(operation) in seen and is_here(outputs):
                 tape.watch(outputs)
-                activations.append(outputs)
+                seen[id(operation)].append(outputs)
             if operation is self._embedding.operation:
                 embedding = self._embedding.value(arguments, outputs)
                 if is_here(embedding):
                     embeddings.append(embedding)
 
-        watched = [self._conv]
+        watched = list(self._convs)
         if self._embedding.operation is not None:
             watched.append(self._embedding.operation)
         with (
@@ -224,17 +272,18 @@ class ModelView:
             outputs = model(images, training=False)
             if self._embedding.operation is None:
                 embeddings.append(self._embedding.value((), outputs))
-        for values, name in ((activations, self.conv_layer), (embeddings, "embedding")):
+        names = [*self._paths, "embedding"]
+        for values, name in zip([*seen.values(), embeddings], names, strict=True):
             if len(values) != 1:
                 raise ValueError(
                     f"{name!r} must be computed exactly once in a run of the model, "
                     "outside of any inner `tf.function` or control flow. "
                     f"Seen: {len(values)} times."
                 )
-        activation, embedding = activations[0], embeddings[0]
-        name = self.conv_layer
+        activations, embedding = [values[0] for values in seen.values()], embeddings[0]
+        finest = max((x.shape[1:3] for x in activations), key=_num_positions)
 
-        def pull_back(cotangents: Tensor) -> Tensor:
+        def pull_back(cotangents: Tensor) -> Any:
             # TensorFlow would broadcast a wrong number of rows, or leave zeros.
             check = tf.debugging.assert_equal(
                 tf.shape(cotangents),
@@ -242,45 +291,28 @@ class ModelView:
                 "There must be one proxy for each image.",
             )
             with tf.control_dependencies([] if check is None else [check]):
-                scale = cotangent_scale(cotangents, activation.shape[1:3])
+                scale = cotangent_scale(cotangents, finest)
             cotangents = ops.cast(cotangents * scale, embedding.dtype)
-            gradients = tape.gradient(embedding, activation, cotangents)
-            if gradients is None:
-                raise _NoGradientError(
-                    f"No gradient reaches {name!r} from the embedding."
-                )
-            return ops.cast(gradients, "float32") / scale[:, None, None]
+            gradients = tape.gradient(embedding, activations, cotangents)
+            for name, gradient in zip(names, gradients, strict=False):
+                if gradient is None:
+                    raise _NoGradientError(
+                        f"No gradient reaches {name!r} from the embedding."
+                    )
+            return self._as_chosen(
+                [ops.cast(x, "float32") / scale[:, None, None] for x in gradients]
+            )
 
         return Recording(
-            ops.cast(activation, "float32"), ops.cast(embedding, "float32"), pull_back
+            self._as_chosen([ops.cast(x, "float32") for x in activations]),
+            ops.cast(embedding, "float32"),
+            pull_back,
         )
+
+
+def _num_positions(map_size: tuple) -> int:
+    return (map_size[0] or 1) * (map_size[1] or 1)
 
 
 class _NoGradientError(ValueError):
     pass
-
-
-def cotangent_scale(cotangents: Tensor, map_size: tuple) -> Tensor:
-    """Return a power of two for each image that keeps float16 gradients in range.
-
-    ``2^floor(log2(h w / max|p|))``: average pooling divides by h w. It is exact to
-    multiply by and to divide by, in any dtype.
-
-    Args:
-        cotangents: (n, d) float32.
-        map_size: (h, w) of the activations; None counts as one.
-
-    Returns:
-        (n, 1) float32.
-
-    Example:
-
-    >>> cotangent_scale(np.float32([[1.0, -0.5], [0.0, 3.0]]), (4, 4)).numpy()
-    array([[16.],
-           [ 4.]], dtype=float32)
-    """
-    largest = ops.max(ops.abs(cotangents), axis=-1, keepdims=True)
-    # 2^14 is the largest power of two with room for a factor 2 in float16.
-    positions = min(float(np.prod([size or 1 for size in map_size])), 2.0**14)
-    exponent = ops.floor(ops.log2(positions / ops.maximum(largest, 1e-30)))
-    return ops.where(largest > 0, ops.power(2.0, exponent), 1.0)

@@ -3,10 +3,16 @@
 from typing import Any
 
 import tensorflow as tf
-from keras import ops
+from keras import ops, tree
 
-from keras_embcam.heatmaps import combine_channels, resize_heatmaps, scale_heatmaps
+from keras_embcam.heatmaps import (
+    combine_channels,
+    fuse_heatmaps,
+    resize_heatmaps,
+    scale_heatmaps,
+)
 from keras_embcam.model_view import ModelView, Recording, find_images
+from keras_embcam.presets import LayerFusion
 from keras_embcam.proxies import check_proxies_shape, single_point
 from keras_embcam.weightings import Weighting, keep_top_channels
 
@@ -17,7 +23,7 @@ def explain_images(
     view: ModelView,
     images: Any,
     proxies: Any,
-    weighting: Weighting,
+    weighting: Weighting | LayerFusion,
     top_channels: int | None,
     resize: bool,
     normalize: bool,
@@ -28,7 +34,7 @@ def explain_images(
         view: of the model.
         images: as the model takes them.
         proxies: None, an array, or a function of the embeddings; see `EmbeddingCAM`.
-        weighting: ``(activations, gradients) -> weights``.
+        weighting: ``(activations, gradients) -> weights``, or a `LayerFusion`.
         top_channels: see `EmbeddingCAM`.
         resize: see `EmbeddingCAM`.
         normalize: see `EmbeddingCAM`.
@@ -97,7 +103,7 @@ def resolve_proxies(view: ModelView, recording: Recording, proxies: Any) -> Tens
 def compute_heatmaps(
     recording: Recording,
     proxies: Tensor,
-    weighting: Weighting,
+    weighting: Weighting | LayerFusion,
     top_channels: int | None = None,
 ) -> Tensor:
     """Return the raw heatmaps at the size of the activations.
@@ -105,29 +111,51 @@ def compute_heatmaps(
     Args:
         recording: of the images.
         proxies: (n, d) or (n, m, d) float32.
-        weighting: ``(activations, gradients) -> weights``.
-        top_channels: how many channels to keep, or None for all.
+        weighting: ``(activations, gradients) -> weights``, of each layer where
+            several were recorded; or a `LayerFusion`.
+        top_channels: how many channels of a layer to keep, or None for all.
 
     Returns:
-        (n, h, w) or (n, m, h, w) float32, >= 0.
+        (n, h, w) or (n, m, h, w) float32, >= 0. Several layers: of the largest
+        size, in [0, 1].
 
     Raises:
         ValueError: where the weights cannot be broadcast to the activations.
     """
-    activations = recording.activations
+    activations = tree.flatten(recording.activations)
 
     def explain_one(one: Tensor) -> Tensor:
-        # Inside the loop below a graph may not know the shape any more.
-        gradients = ops.reshape(recording.pull_back(one), ops.shape(activations))
-        weights = weighting(activations, gradients)
-        _check_weights(weights, activations)
-        if top_channels is not None:
-            weights = keep_top_channels(weights, top_channels)
-        return combine_channels(activations, weights)
+        gradients = [
+            # Inside the loop below a graph may not know the shape any more.
+            ops.reshape(gradient, ops.shape(activation))
+            for gradient, activation in zip(
+                tree.flatten(recording.pull_back(one)), activations, strict=True
+            )
+        ]
+        if isinstance(weighting, LayerFusion):
+            return weighting.combine(activations, gradients)
+        maps = [
+            _explain_layer(*layer, weighting, top_channels)
+            for layer in zip(activations, gradients, strict=True)
+        ]
+        return maps[0] if len(maps) == 1 else fuse_heatmaps(maps)
 
     if len(proxies.shape) == 2:
         return explain_one(proxies)
     return ops.swapaxes(ops.map(explain_one, ops.swapaxes(proxies, 0, 1)), 0, 1)
+
+
+def _explain_layer(
+    activations: Tensor,
+    gradients: Tensor,
+    weighting: Weighting,
+    top_channels: int | None,
+) -> Tensor:
+    weights = weighting(activations, gradients)
+    _check_weights(weights, activations)
+    if top_channels is not None:
+        weights = keep_top_channels(weights, top_channels)
+    return combine_channels(activations, weights)
 
 
 def _check_weights(weights: Tensor, activations: Tensor) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import tensorflow as tf
 from keras import ops
 
+from keras_embcam.cotangent_scale import cotangent_scale
 from keras_embcam.heatmaps import resize_heatmaps, scale_heatmaps
-from keras_embcam.model_view import ModelView, cotangent_scale, find_images
+from keras_embcam.model_view import ModelView, find_images
 from keras_embcam.pipeline import compute_heatmaps, resolve_proxies
 from keras_embcam.weightings import gradcam
 

@@ -13,7 +13,8 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_embcam import model_view as module
-from keras_embcam.model_view import ModelView, cotangent_scale, find_images
+from keras_embcam.cotangent_scale import cotangent_scale
+from keras_embcam.model_view import ModelView, find_images
 
 SHAPE = (9, 8, 3)
 

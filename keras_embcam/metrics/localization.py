@@ -14,7 +14,10 @@ Tensor = Any
 
 
 def box_overlaps(
-    heatmaps: Tensor, boxes: Tensor, bounding_box_format: str, threshold: float = 0.2
+    heatmaps: Tensor,
+    boxes: Tensor,
+    bounding_box_format: str,
+    threshold: float | str = 0.2,
 ) -> np.ndarray:
     """Return the IoU of the box found from each map with the best of its true boxes.
 
@@ -31,7 +34,7 @@ def box_overlaps(
         heatmaps: (n, H, W) float, >= 0, at the size of the input image.
         boxes: (n, 4), or (n, m, 4) for several; pad with rows of zeros or -1.
         bounding_box_format: as Keras names it, for example "xyxy" or "rel_yxyx".
-        threshold: share of the maximum, in [0, 1).
+        threshold: share of the maximum, in [0, 1), or "otsu"; see `find_boxes`.
 
     Returns:
         (n,) float32 array in [0, 1], or NaN.
@@ -68,7 +71,7 @@ def localization_accuracy(
     heatmaps: Tensor,
     boxes: Tensor,
     bounding_box_format: str,
-    threshold: float = 0.2,
+    threshold: float | str = 0.2,
     iou_threshold: float = 0.5,
 ) -> np.ndarray:
     """Return 1 where the found box overlaps a true box by `iou_threshold`, else 0.
@@ -84,7 +87,7 @@ def localization_accuracy(
         heatmaps: (n, H, W) float, >= 0, at the size of the input image.
         boxes: (n, 4), or (n, m, 4) for several; pad with rows of zeros or -1.
         bounding_box_format: as Keras names it, for example "xyxy" or "rel_yxyx".
-        threshold: share of the maximum, in [0, 1).
+        threshold: share of the maximum, in [0, 1), or "otsu"; see `find_boxes`.
         iou_threshold: in (0, 1].
 
     Returns:
@@ -119,7 +122,7 @@ class LocalizationAccuracy(MeanOverImages):
 
     Args:
         bounding_box_format: as Keras names it, for example "xyxy" or "rel_yxyx".
-        threshold: share of the maximum, in [0, 1).
+        threshold: share of the maximum, in [0, 1), or "otsu"; see `find_boxes`.
         iou_threshold: in (0, 1].
         name: of the metric.
         dtype: of its state.
@@ -136,7 +139,7 @@ class LocalizationAccuracy(MeanOverImages):
     def __init__(
         self,
         bounding_box_format: str,
-        threshold: float = 0.2,
+        threshold: float | str = 0.2,
         iou_threshold: float = 0.5,
         name: str = "localization_accuracy",
         dtype: Any = None,
