@@ -1,0 +1,68 @@
+"""Fewer entries: the centres of clusters, with the mean weights of their members."""
+
+import numpy as np
+from keras import ops
+
+from keras_embcam.proxies import single_point
+from keras_embcam.transfer.neighbours import missing_message
+
+
+def cluster_embeddings(
+    unit_embeddings: np.ndarray, num_clusters: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return unit centres (c, d) and the cluster of each entry (N,), by k-means.
+
+    Args:
+        unit_embeddings: (N, d) float32.
+        num_clusters: at most N; the result has fewer where entries repeat.
+        seed: of k-means++.
+
+    Raises:
+        ImportError: if scikit-learn is missing.
+        ValueError: where the members of a cluster cancel out.
+    """
+    try:
+        from sklearn.cluster import KMeans
+    except ImportError as error:
+        raise ImportError(missing_message("scikit-learn", "evaluation")) from error
+    means = KMeans(num_clusters, random_state=seed).fit(unit_embeddings)
+    used, clusters = np.unique(means.labels_, return_inverse=True)
+    centres = means.cluster_centers_[used]
+    if not np.linalg.norm(centres, axis=1).min() > 1e-6:
+        raise ValueError(
+            "The members of a cluster point in opposite directions, so their mean has "
+            "none. Raise `num_clusters`."
+        )
+    return ops.convert_to_numpy(single_point(centres)), clusters
+
+
+def average_weights(
+    channels: np.ndarray, values: np.ndarray, clusters: np.ndarray, num_channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean weights of each cluster, cut to the M highest again.
+
+    Args:
+        channels: (N, M) integers.
+        values: (N, M) float32. Channels that a member does not list count as zero
+            in the mean, and those that none lists are never kept.
+        clusters: (N,) integers of 0 to c - 1, each with a member.
+        num_channels: k. One cluster at a time is held with all its channels.
+
+    Returns:
+        Channels (c, M) int32 and values (c, M) float32, descending.
+    """
+    num_kept = channels.shape[1]
+    kept = []
+    for cluster in range(clusters.max() + 1):
+        members = clusters == cluster
+        total = np.bincount(
+            channels[members].ravel(), values[members].ravel(), num_channels
+        )
+        mean = total / members.sum()
+        # What no member lists was cut: its zero must not outrank a negative weight.
+        listed = np.isin(np.arange(num_channels), channels[members])
+        mean[~listed] = -np.inf
+        best = np.argsort(-mean, kind="stable")[:num_kept]
+        kept.append((best, mean[best]))
+    best, means = (np.stack(x) for x in zip(*kept, strict=True))
+    return best.astype("int32"), means.astype("float32")
