@@ -1,0 +1,78 @@
+"""Pictures of a report's curves, drawn with matplotlib; no photographs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def draw_plots(
+    rows: list[dict[str, Any]], curves: dict[str, dict[str, Any]], folder: Path
+) -> list[Path]:
+    """Write a PNG file of each curve, and of the ratios with their deviation.
+
+    Args:
+        rows: see `Report`.
+        curves: see `Report`.
+        folder: that exists.
+
+    Returns:
+        The files.
+
+    Raises:
+        ImportError: where matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "Plots need matplotlib: pip install 'keras-embcam[evaluation]'"
+        ) from error
+    written = []
+    for title, curve in curves.items():
+        if not curve["y"]:
+            continue
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        # Ten colours, then dashed, then dotted: as many methods as there may be.
+        for number, (name, values) in enumerate(curve["y"].items()):
+            style = ("-", "--", ":", "-.")[number // 10 % 4]
+            axes.plot(curve["x"], values, style, marker=".", label=name)
+        axes.set(title=title, xlabel=curve["x_name"])
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        if curve.get("logarithmic"):
+            axes.set_xscale("log")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="x-small", ncols=1 + len(curve["y"]) // 20)
+        written.append(folder / f"{_file_name(title)}.png")
+        figure.savefig(written[-1], dpi=120)
+    for key, place in (("box", "boxes"), ("mask", "masks")):
+        shown = [x for x in rows if not np.isnan(x.get(f"ratio_{key}", np.nan))]
+        if shown:
+            written.append(folder / f"heatmap_ratio_in_{place}.png")
+            _draw_ratios(Figure, shown, key, place, written[-1])
+    return written
+
+
+def _draw_ratios(
+    figure_class: Any, rows: list[dict[str, Any]], key: str, place: str, path: Path
+) -> None:
+    figure = figure_class(figsize=(7, 1 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    names = [row["method"] for row in rows]
+    ratios = np.array([row[f"ratio_{key}"] for row in rows])
+    deviation = np.nan_to_num([row.get(f"ratio_{key}_std", 0) for row in rows])
+    axes.barh(names, ratios, xerr=deviation, color="tab:blue", ecolor="tab:gray")
+    uniform = np.nanmean([row[f"uniform_{key}"] for row in rows])
+    axes.axvline(uniform, color="tab:red", label="uniform")
+    axes.invert_yaxis()
+    axes.set(
+        title=f"Heatmap ratio in {place}, with the deviation over images", xlim=(0, 1)
+    )
+    axes.legend(fontsize="x-small")
+    figure.savefig(path, dpi=120)
+
+
+def _file_name(title: str) -> str:
+    return re.sub(r"\W+", "_", title.lower()).strip("_")

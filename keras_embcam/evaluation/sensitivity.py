@@ -1,0 +1,110 @@
+"""How much the number of channels matters."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from keras_embcam.evaluation.examples import ExampleStream
+from keras_embcam.evaluation.measures import Regions, choose_metrics, mean_of, std_of
+from keras_embcam.evaluation.method import Method
+from keras_embcam.evaluation.set_run import (
+    choose_methods,
+    look_at_layers,
+    measure_set,
+)
+from keras_embcam.model_inputs import check_model
+
+CHANNEL_COUNTS = tuple(x * 10**power for power in range(5) for x in (1, 2, 5))
+
+
+def sensitivity_to_channels(
+    model: keras.Model,
+    examples: Any,
+    methods: Iterable[str | Method] = ("single_point", "class_mean", "triplet"),
+    *,
+    channels: Sequence[int] | None = None,
+    bounding_box_format: str = "rel_yxyx",
+    mask_foreground: int | None = None,
+    mask_ignored: int | None = None,
+    conv_layer: Any = None,
+    embedding_layer: Any = None,
+    preprocessing_function: Any = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    strict: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Return the heatmap ratio by the number of top channels (Chen et al., fig. 7a).
+
+    All numbers of channels of all methods share one run of the model.
+
+    Args:
+        model: see `evaluate`, also for what is not named here.
+        examples: with boxes, else with masks.
+        methods: that explain by channels.
+        channels: numbers of channels; None for 1, 2, 5, 10, 20, 50, ... and all of
+            the layer's.
+        bounding_box_format: see `evaluate`, also for what follows.
+        mask_foreground: see `evaluate`.
+        mask_ignored: see `evaluate`.
+        conv_layer: see `evaluate`.
+        embedding_layer: see `evaluate`.
+        preprocessing_function: see `evaluate`.
+        batch_size: see `evaluate`.
+        seed: see `evaluate`.
+        strict: see `evaluate`.
+
+    Returns:
+        A curve to add to `Report.curves`, by its title: "x", and for each method "y"
+        and its standard deviation over images "std".
+
+    Raises:
+        ValueError: for examples without boxes and masks, methods that have no
+            channels, and whatever does not fit.
+    """
+    check_model(model)
+    stream = ExampleStream(examples, model, batch_size, preprocessing_function, strict)
+    metric = "ratio_box" if "bbox" in stream.keys else "ratio_mask"
+    wanted = choose_metrics((metric,), stream.keys)
+    chosen, _ = choose_methods(methods, conv_layer, stream.keys)
+    alone = [x.name for x in chosen if x.preset or not x.explains_proxy]
+    if alone:
+        raise ValueError(
+            "`methods` must weight channels, without `heatmaps`, `database` and "
+            f"`preset`. Received: {alone}"
+        )
+    images = next(iter(stream))["image"]
+    layers = look_at_layers(model, chosen, embedding_layer, images)
+    num_channels = min(
+        shape[2] for layer in layers if layer is not None for shape in layer.shapes
+    )
+    if channels is None:
+        channels = [x for x in CHANNEL_COUNTS if x < num_channels] + [num_channels]
+    variants = [
+        replace(method, name=f"{method.name}, top {number}", top_channels=number)
+        for method in chosen
+        for number in channels
+    ]
+    run = measure_set(
+        model,
+        stream,
+        variants,
+        wanted,
+        Regions(bounding_box_format, mask_foreground, mask_ignored),
+        embedding_layer=embedding_layer,
+        seed=seed,
+    )
+    ratios = [measures.values(metric) for measures in run.measures]
+    parts = {
+        method.name: ratios[start * len(channels) :][: len(channels)]
+        for start, method in enumerate(chosen)
+    }
+    curve = {
+        "x": [int(x) for x in channels],
+        "x_name": "number of channels",
+        "y": {name: [mean_of(x) for x in values] for name, values in parts.items()},
+        "std": {name: [std_of(x) for x in values] for name, values in parts.items()},
+        "logarithmic": True,
+    }
+    return {"Heatmap ratio by top channels": curve}

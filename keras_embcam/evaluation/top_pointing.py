@@ -1,0 +1,191 @@
+"""The pointing game over the classes that the network takes to be there."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+Tensor = Any
+
+
+def rank_classes(
+    embeddings: Tensor, class_proxies: Tensor, num_classes: int = 5
+) -> np.ndarray:
+    """Return the classes whose proxies are most like each embedding, best first.
+
+    Args:
+        embeddings: (n, d) float, compared by cosine.
+        class_proxies: (classes, d) float.
+        num_classes: how many, >= 1, at most as many as there are.
+
+    Returns:
+        (n, num_classes) int rows of `class_proxies`; the lower of equal ones first.
+
+    Raises:
+        ValueError: for shapes that do not fit or another number of classes.
+
+    Example:
+
+    >>> class_proxies = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    >>> rank_classes(np.array([[0.1, 0.5]]), class_proxies, 3).tolist()
+    [[1, 0, 2]]
+    """
+    embeddings = np.asarray(ops.convert_to_numpy(embeddings))
+    class_proxies = np.asarray(ops.convert_to_numpy(class_proxies))
+    shapes = embeddings.shape, class_proxies.shape
+    if not len(shapes[0]) == len(shapes[1]) == 2 or shapes[0][1] != shapes[1][1]:
+        raise ValueError(
+            "`embeddings` must have the shape (n, d) and `class_proxies` "
+            f"(classes, d). Received: {shapes[0]} and {shapes[1]}"
+        )
+    if not 1 <= num_classes <= len(class_proxies):
+        raise ValueError(
+            "`num_classes` must be at least 1 and at most the number of "
+            f"`class_proxies`. Received: {num_classes!r} of {len(class_proxies)}"
+        )
+    lengths = np.linalg.norm(class_proxies, axis=1)
+    # An embedding's own length does not change the order of its classes.
+    unit_proxies = class_proxies / np.where(lengths > 0, lengths, 1)[:, None]
+    similarities = embeddings @ unit_proxies.T
+    return np.argsort(-similarities, axis=1, kind="stable")[:, :num_classes]
+
+
+class TopPointing(NamedTuple):
+    """What ``top_5_pointing`` returns: (n,) float64 each, in [0, 1] or NaN.
+
+    Attributes:
+        accuracy: share of the predicted classes that are hits.
+        pointed: of those that are there, the share of hits; NaN where none is there.
+        rejected: of those that are not, the share of hits; NaN where all are there.
+    """
+
+    accuracy: np.ndarray
+    pointed: np.ndarray
+    rejected: np.ndarray
+
+
+def top_5_pointing(
+    maxima: Any, hits: Any, ranked_classes: Any, labels: Any, threshold: float
+) -> TopPointing:
+    """Return the pointing game over the best five predictions, with rejection.
+
+    The pointing game asks only for classes that are in the image. Selvaraju et al.
+    ("Grad-CAM", ICCV 2017 and IJCV 2020, under "Pointing Game") ask for the five that
+    the network predicts, whether they are there or not, and let a map reject its
+    class by staying below a threshold everywhere. A prediction is a hit where
+
+        its class is there, its map reaches the threshold, and its maximum lies on an
+        object of that class; or
+        its class is not there and its map stays below the threshold,
+
+    and a miss otherwise. Accuracy is ``hits / (hits + misses)`` over all predictions
+    of all images, which is the mean of `accuracy`. The paper says that this measures
+    recall too; a class that is there but not among the five plays no part in it. How
+    the threshold was chosen it does not say: choose it on another set
+    (``choose_rejection_threshold``).
+
+    Where an image shows one class, rejecting everything scores at least 0.8. Report
+    the means of `pointed` and `rejected` beside it, which are 0 and 1 then.
+
+    Args:
+        maxima: (n, 5) maxima of the maps before scaling (``normalize=False``), in
+            units of the score; 0 for an empty map. Any number of predictions will do.
+        hits: (n, 5) whether the map's maximum lies on an object of its class: 1, 0, or
+            NaN where the image has no box, as ``pointing_game_in_boxes`` returns it.
+            Not looked at where the class is not there.
+        ranked_classes: (n, 5) the predicted classes, from ``rank_classes``.
+        labels: (n,) the class of each image, or (n, m) several, padded with -1.
+        threshold: a map whose maximum is below it rejects its class.
+
+    Returns:
+        Shares for each image. `accuracy` and `pointed` are NaN for an image whose
+        class was predicted and that has no box.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+
+    Example:
+
+    >>> classes, hits, maxima = [[7, 4, 2]], [[1, 0, 0]], [[9, 5, 1]]
+    >>> pointing = top_5_pointing(maxima, hits, classes, labels=[7], threshold=3)
+    >>> [share.round(2).tolist() for share in pointing]  # 4 was not rejected
+    [[0.67], [1.0], [0.5]]
+    """
+    maxima, if_shown, is_there = _check(maxima, hits, ranked_classes, labels)
+    right = np.where(maxima >= threshold, if_shown, np.where(is_there, 0.0, 1.0))
+    right = np.where(np.isnan(if_shown), np.nan, right)
+    return TopPointing(
+        right.mean(axis=1), _mean_where(is_there, right), _mean_where(~is_there, right)
+    )
+
+
+def choose_rejection_threshold(
+    maxima: Any, hits: Any, ranked_classes: Any, labels: Any
+) -> float:
+    """Return the threshold of ``top_5_pointing`` with the highest mean accuracy.
+
+    The lowest of equal ones. Choose it on one set and report on another.
+
+    Args:
+        maxima: see ``top_5_pointing``.
+        hits: see ``top_5_pointing``.
+        ranked_classes: see ``top_5_pointing``.
+        labels: see ``top_5_pointing``.
+
+    Returns:
+        One of the maxima, or just above the largest where it is best to reject all.
+
+    Raises:
+        ValueError: for shapes that do not fit, or where no image can be counted.
+
+    Example:
+
+    >>> classes, hits, maxima = [[7, 4, 2]], [[1, 0, 0]], [[9, 5, 1]]
+    >>> choose_rejection_threshold(maxima, hits, classes, labels=[7])
+    9.0
+    """
+    maxima, if_shown, is_there = _check(maxima, hits, ranked_classes, labels)
+    counted = ~np.isnan(if_shown).any(axis=1)
+    maxima, if_shown, is_there = (
+        x[counted].ravel() for x in (maxima, if_shown, is_there)
+    )
+    if not maxima.size:
+        raise ValueError(
+            "A threshold can only be chosen on images with boxes. Received: "
+            f"{len(counted)} images, none of them with one"
+        )
+    order = np.argsort(maxima)
+    # What is won, over showing everything, by rejecting so many of the lowest maps.
+    gains = np.where(is_there, 0.0, 1.0)[order] - if_shown[order]
+    won = np.concatenate([[0], gains.cumsum()])
+    candidates, num_below = np.unique(maxima[order], return_index=True)
+    candidates = np.append(candidates, np.nextafter(candidates[-1], np.inf))
+    return float(candidates[won[np.append(num_below, len(order))].argmax()])
+
+
+def _mean_where(where: np.ndarray, values: np.ndarray) -> np.ndarray:
+    count = where.sum(axis=1)
+    total = np.where(where, values, 0.0).sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _check(
+    maxima: Any, hits: Any, ranked_classes: Any, labels: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return maxima, what counts if the map is shown, and which classes are there."""
+    maxima, hits = np.asarray(maxima, "float64"), np.asarray(hits, "float64")
+    ranked_classes, labels = np.asarray(ranked_classes), np.asarray(labels)
+    shapes = maxima.shape, hits.shape, ranked_classes.shape
+    if maxima.ndim != 2 or len(set(shapes)) > 1 or not maxima.shape[1]:
+        raise ValueError(
+            "`maxima`, `hits` and `ranked_classes` must have the same shape (n, 5), "
+            f"one column for each predicted class. Received: {shapes}"
+        )
+    if labels.ndim not in (1, 2) or len(labels) != len(maxima):
+        raise ValueError(
+            "`labels` must have the shape (n,), one class for each image, or (n, m), "
+            f"several. Received: labels.shape={labels.shape} for {len(maxima)} images"
+        )
+    labels = labels.reshape(len(labels), 1, -1)
+    is_there = (ranked_classes[..., None] == labels).any(axis=-1)
+    return maxima, np.where(is_there, hits, 0.0), is_there

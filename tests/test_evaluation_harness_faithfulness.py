@@ -1,0 +1,223 @@
+"""Tests of the harness's faithfulness: each column against its own function."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_embcam import embed, explain
+from keras_embcam.evaluation import METHODS, Method, evaluate
+from keras_embcam.evaluation.correlation import rank_correlation
+from keras_embcam.evaluation.discrimination import heat_by_cell, make_montages
+from keras_embcam.evaluation.faithfulness import (
+    area_under,
+    deletion_curve,
+    insertion_curve,
+    occlusion_maps,
+    randomize_weights,
+)
+from keras_embcam.evaluation.faithfulness_run import choose_images
+from keras_embcam.evaluation.stability import (
+    add_adversarial_noise,
+    shift_images,
+    translation_overlap,
+)
+from keras_embcam.heatmaps import find_boxes
+from keras_embcam.proxies import class_mean, single_point
+
+SIZE, NUM_IMAGES, NUM_SHOWN = 14, 16, 8
+METHODS_COMPARED = ["uniform", "centred_gaussian", "single_point", "class_mean"]
+OWN = METHODS_COMPARED.index("single_point")
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    return keras.Sequential(
+        [
+            keras.Input((SIZE, SIZE, 3)),
+            layers.Conv2D(6, 3, activation="relu", name="first"),
+            layers.Conv2D(8, 3, activation="relu", name="last"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(5, name="head"),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def examples() -> dict[str, np.ndarray]:
+    """Return four classes, each with a bright patch of its own colour somewhere."""
+    random = np.random.default_rng(0)
+    labels = np.arange(NUM_IMAGES) % 4
+    images = 0.1 * random.random((NUM_IMAGES, SIZE, SIZE, 3)).astype("float32")
+    colours = np.float32([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
+    corners = random.integers(1, 8, (NUM_IMAGES, 2))
+    boxes = []
+    for image, label, (top, left) in zip(images, labels, corners, strict=True):
+        image[top : top + 5, left : left + 5] += colours[label]
+        boxes.append([top, left, top + 5, left + 5])
+    return {"image": images, "label": labels, "bbox": np.float32(boxes) / SIZE}
+
+
+@pytest.fixture(scope="module")
+def report(network, examples):
+    before = [x.copy() for x in network.get_weights()]
+    report = evaluate(
+        network,
+        examples,
+        METHODS_COMPARED,
+        faithfulness_images=NUM_SHOWN,
+        num_timings=0,
+        batch_size=6,
+        seed=1,
+    )
+    for weight, kept in zip(network.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, kept)
+    return report
+
+
+@pytest.fixture(scope="module")
+def shown(network, examples):
+    """Return the images that were chosen, their numbers and their own maps."""
+    rows = choose_images(NUM_IMAGES, examples["label"], NUM_SHOWN, seed=1)
+    images = examples["image"][rows]
+    return rows, images, explain(network, images)
+
+
+def test_as_many_images_of_each_class() -> None:
+    labels = np.array([0] * 10 + [1] * 3 + [2])
+    rows = choose_images(14, labels, 7, seed=0)
+    assert np.bincount(labels[rows]).tolist() == [3, 3, 1]
+    assert np.all(np.diff(rows) > 0)
+    assert not np.array_equal(rows, choose_images(14, labels, 7, seed=1))
+    assert len(choose_images(5, None, 9, seed=0)) == 5
+
+
+def test_curves_and_correlations_are_those_of_the_functions(
+    network, report, shown
+) -> None:
+    _, images, maps = shown
+    embeddings = embed(network, images)
+    targets = np.asarray(single_point(embeddings))
+    row = report.rows[OWN]
+
+    def run(x):
+        return network(x).numpy()
+
+    deletion = area_under(deletion_curve(run, images, maps, targets, 20)).mean()
+    insertion = area_under(insertion_curve(run, images, maps, targets, 20)).mean()
+    occluded = occlusion_maps(run, images, targets, SIZE // 7)
+    assert row["deletion"] == pytest.approx(deletion, abs=1e-5)
+    assert row["insertion"] == pytest.approx(insertion, abs=1e-5)
+    assert row["occlusion"] == pytest.approx(
+        rank_correlation(maps, occluded).mean(), abs=1e-4
+    )
+    curve = report.curves["Deletion: similarity to the whole image"]["y"]
+    assert len(curve["single_point"]) == 21
+    assert curve["single_point"][0] == pytest.approx(1, abs=1e-5)
+    assert "uniform" not in curve  # which pixel would go first?
+
+
+def test_noise_and_translation(network, report, shown) -> None:
+    _, images, maps = shown
+    targets = np.asarray(single_point(embed(network, images)))
+    with tf.GradientTape() as tape:
+        pixels = tf.Variable(images)
+        scores = tf.reduce_sum(network(pixels) * targets)
+    gradients = tape.gradient(scores, pixels).numpy()
+    epsilon = 2 / 255 * float(np.ptp(images))
+    noisy = add_adversarial_noise(images, gradients, epsilon)
+    correlation = rank_correlation(explain(network, noisy), maps).mean()
+    assert report.rows[OWN]["noise"] == pytest.approx(correlation, abs=1e-4)
+    step = round(SIZE / 8)
+    shifted = shift_images(images, step, step, fill=images.mean(axis=(0, 1, 2)))
+    overlaps = translation_overlap(
+        find_boxes(maps),
+        find_boxes(explain(network, shifted)),
+        (step, step),
+        size=(SIZE, SIZE),
+    )
+    assert report.rows[OWN]["translation"] == pytest.approx(np.nanmean(overlaps))
+    # A map that does not look at the image stays where it is.
+    assert report.rows[1]["noise"] == pytest.approx(1)
+    assert report.rows[1]["translation"] < 1
+
+
+def test_the_sanity_check(network, report, shown) -> None:
+    _, images, maps = shown
+    with randomize_weights(network, seed=1) as paths:
+        names = list(paths)
+        correlation = np.nanmean(rank_correlation(explain(network, images), maps))
+    assert report.rows[OWN]["randomized"] == pytest.approx(correlation, abs=1e-4)
+    assert report.rows[1]["randomized"] == pytest.approx(1)
+    curve = report.curves["Rank correlation with the maps of the trained network"]
+    assert curve["x"] == [1, 2, 3] and len(names) == 3
+    assert curve["y"]["single_point"][-1] == report.rows[OWN]["randomized"]
+
+
+@pytest.mark.parametrize("num_cells", [2, 4])
+def test_montages(network, examples, report, shown, num_cells) -> None:
+    """The share of heat in the cell whose class is the proxy, for all methods."""
+    rows, images, _ = shown
+    others = np.setdiff1d(np.arange(NUM_IMAGES), rows)
+    means = class_mean(
+        embed(network, examples["image"][others]), examples["label"][others]
+    )
+    montages = make_montages(
+        images, examples["label"][rows], num_cells, NUM_SHOWN, seed=1
+    )
+    shares = []
+    for cell in range(num_cells):
+        proxies = means[montages.cell_labels[:, cell]]
+        heat = explain(network, montages.images, proxies=proxies)
+        shares.append(heat_by_cell(heat, num_cells)[:, cell])
+    key = f"own_cell_{num_cells}"
+    assert report.rows[OWN][key] == pytest.approx(np.nanmean(shares), abs=1e-5)
+    assert report.rows[OWN][key] == report.rows[OWN + 1][key]  # the same proxies
+    assert report.rows[0][key] == pytest.approx(1 / num_cells)
+
+
+def test_top_5_pointing_is_for_maps_in_units_of_the_score(report) -> None:
+    for row, name in zip(report.rows, METHODS_COMPARED, strict=True):
+        has_scores = METHODS[name].explains_proxy
+        assert ("top_5_pointing" in row) == has_scores
+        if has_scores:
+            assert 0 <= row["top_5_pointing"] <= 1
+    assert any("Top-4 pointing" in note for note in report.notes)  # four classes
+
+
+def test_without_labels_and_boxes(network, examples) -> None:
+    methods = [Method("own"), Method("edges", heatmaps=METHODS["edges"].heatmaps)]
+    report = evaluate(
+        network, examples["image"][:4], methods, faithfulness_images=2, num_timings=0
+    )
+    for row in report.rows:
+        assert "ratio_box" not in row and "own_cell_2" not in row
+        assert np.isfinite(row["deletion"]) and np.isfinite(row["occlusion"])
+
+
+def test_an_image_without_a_proxy_counts_nowhere(network, examples) -> None:
+    """Half of the images are the only ones of their class."""
+    changed = {**examples, "label": np.r_[np.arange(8) % 2, np.arange(2, 10)]}
+    report = evaluate(
+        network,
+        changed,
+        ["class_mean_leave_one_out"],
+        faithfulness_images=NUM_IMAGES,
+        num_timings=0,
+    )
+    (row,) = report.rows
+    assert row["left_out"] == 8 and np.isfinite(row["deletion"])
+    means = class_mean(
+        embed(network, examples["image"]), changed["label"], leave_one_out=True
+    )
+    maps = explain(network, examples["image"][:8], proxies=means[:8])
+    targets = np.asarray(single_point(embed(network, examples["image"][:8])))
+    expected = area_under(
+        deletion_curve(
+            lambda x: network(x).numpy(), examples["image"][:8], maps, targets, 20
+        )
+    )
+    assert row["deletion"] == pytest.approx(expected.mean(), abs=1e-5)
+    assert any("No montages of 2 cells" in note for note in report.notes)
