@@ -15,26 +15,32 @@ from keras_embcam.sampling import sample_balanced_batches
 LOGS = "logs/train_and_watch"
 
 keras.utils.set_random_seed(0)
-train = digit_scenes(600, classes=range(6))
+train = digit_scenes(1800, classes=range(6))
 validation = digit_scenes(80, split="evaluation", classes=range(6, 10))
 
+blocks = []
+for num_filters, strides in ((12, 2), (24, 2), (48, 1), (72, 2)):
+    blocks += [
+        layers.Conv2D(num_filters, 3, strides, padding="same", use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+    ]
 model = keras.Sequential(
     [
         keras.Input((64, 64, 3)),
-        layers.Rescaling(1 / 255),
-        layers.Conv2D(16, 3, strides=2, activation="relu"),
-        layers.Conv2D(32, 3, strides=2, activation="relu"),
+        layers.Rescaling(1 / 127.5, -1),
+        *blocks,
         layers.GlobalAveragePooling2D(),
-        layers.Dense(16),
+        layers.Dense(32, name="embedding"),
         layers.UnitNormalization(),
     ]
 )
-model.compile("adam", TripletSemiHardLoss())
+model.compile(keras.optimizers.Adam(3e-3), TripletSemiHardLoss())
 model.fit(
     sample_balanced_batches(
         train["image"], train["label"], classes_per_batch=6, images_per_class=10
     ),
-    epochs=2,
+    epochs=4,
     shuffle=False,
     callbacks=[
         EmbeddingCAMLogger(LOGS, validation, num_images=4),

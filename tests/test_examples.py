@@ -1,4 +1,4 @@
-"""The examples run as they stand."""
+"""The examples run as they stand; the first one saves the network of the others."""
 
 import os
 import runpy
@@ -10,8 +10,29 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra [demo])")
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(path), run_name="__main__")
-    assert any(os.scandir(tmp_path / "logs"))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examples")
+    run(EXAMPLES[0], folder)
+    return folder
+
+
+def run(path, folder):
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    finally:
+        os.chdir(before)
+
+
+def test_train_and_watch(folder):
+    assert (folder / "logs" / "train_and_watch" / "best.keras").exists()
+
+
+@pytest.mark.parametrize("path", EXAMPLES[1:], ids=lambda path: path.stem)
+def test_example(path, folder):
+    before = set((folder / "logs").iterdir())
+    run(path, folder)
+    # A picture, a table, an exported model or the logs of a training.
+    assert set((folder / "logs").iterdir()) - before
