@@ -1,0 +1,246 @@
+"""What a catalogue is read from: image files, Parquet or TFRecord, cut into parts."""
+
+from collections.abc import Iterator
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_embcam.catalogue.records import find_records, list_features, read_examples
+from keras_embcam.image_sources import SUFFIXES
+
+FORMATS = ("images", "parquet", "tfrecord")
+
+
+class Source(NamedTuple):
+    """Where the images are and how they are called.
+
+    Attributes:
+        root: a folder, searched through, or a single file.
+        format: one of `FORMATS`.
+        image_column: of encoded images, in Parquet and TFRecord.
+        id_column: None for "FILE:NUMBER".
+        box_column: None for no boxes.
+    """
+
+    root: Path
+    format: str
+    image_column: str
+    id_column: str | None
+    box_column: str | None
+
+
+class Part(NamedTuple):
+    """Some images in a row.
+
+    Attributes:
+        files: the image files of the part, or the one file that it lies in;
+            relative to the root of the source.
+        first: the number of its first image in that file.
+        num_images: how many they are.
+        offset: byte at which they start, in a TFRecord file.
+    """
+
+    files: list[str]
+    first: int
+    num_images: int
+    offset: int = 0
+
+
+class Item(NamedTuple):
+    """One image of a catalogue.
+
+    Attributes:
+        id: of the image.
+        image: the encoded file, None where it could not be read.
+        box: 4 numbers a box, None for no box.
+        error: why it could not be read.
+    """
+
+    id: str
+    image: bytes | None
+    box: list[float] | None = None
+    error: str | None = None
+
+
+def open_source(
+    root: Path,
+    format: str | None,
+    image_column: str,
+    id_column: str | None,
+    box_column: str | None,
+) -> Source:
+    """Return the source of this path, its format found from its files if it is None.
+
+    Raises:
+        ValueError: for a path that does not exist, an unknown format, or columns of
+            image files.
+    """
+    if not root.exists():
+        raise ValueError(f"`source` must exist. Received: {str(root)!r}")
+    if format is None:
+        names = [x.name for x in ([root] if root.is_file() else root.rglob("*"))]
+        found = [x for x in FORMATS if any(_has_format(name, x) for name in names)]
+        if len(found) != 1:
+            raise ValueError(
+                f"`format` must be given, one of {FORMATS}, where the files of "
+                f"`source` do not tell. Files of these kinds in {str(root)!r}: {found}"
+            )
+        format = found[0]
+    if format not in FORMATS:
+        raise ValueError(f"`format` must be one of {FORMATS}. Received: {format!r}")
+    if format == "images" and (id_column or box_column):
+        raise ValueError(
+            "Image files have no columns: leave out `id_column` and `box_column`. "
+            f"Received: {id_column!r}, {box_column!r}"
+        )
+    return Source(root, format, image_column, id_column, box_column)
+
+
+def list_inputs(source: Source) -> list[list]:
+    """Return ``[path relative to the root, bytes, time of change]`` of each file.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    root, inputs = source.root, []
+    for path in [root] if root.is_file() else sorted(root.rglob("*")):
+        if path.is_file() and _has_format(path.name, source.format):
+            status = path.stat()
+            name = path.name if path == root else path.relative_to(root).as_posix()
+            inputs.append([name, status.st_size, status.st_mtime_ns])
+    if not inputs:
+        raise ValueError(
+            f"`source` must hold files of the format {source.format!r}. There are "
+            f"none in {str(root)!r}."
+        )
+    return inputs
+
+
+def list_parts(source: Source, inputs: list[list], images_per_part: int) -> list[Part]:
+    """Cut the inputs into parts of so many images, none of which spans two tables.
+
+    Raises:
+        ValueError: for missing columns, files that are not of the format, and no rows.
+    """
+    names = [name for name, *_ in inputs]
+    if source.format == "images":
+        starts = range(0, len(names), images_per_part)
+        slices = [names[start : start + images_per_part] for start in starts]
+        return [Part(files, 0, len(files)) for files in slices]
+    parts = []
+    known: set[str] = set()
+    for name in names:
+        path = _path(source, name)
+        if source.format == "parquet":
+            offsets = [0] * _count_rows(source, path)
+        else:
+            offsets = find_records(path)
+            known |= list_features(path, min(len(offsets), 64))
+        for first in range(0, len(offsets), images_per_part):
+            here = offsets[first : first + images_per_part]
+            parts.append(Part([name], first, len(here), here[0]))
+    if source.format == "tfrecord":
+        # Some files may be without boxes, but not all.
+        _check_columns(source, source.root, known)
+    if not parts:
+        raise ValueError(
+            f"`source` must hold images: {str(source.root)!r} has no rows."
+        )
+    return parts
+
+
+def read_items(source: Source, part: Part) -> list[Item]:
+    """Return the images of a part, in order."""
+    if source.format == "images":
+        return [_read_file(source, name) for name in part.files]
+    (name,) = part.files
+    path = _path(source, name)
+    if source.format == "parquet":
+        rows = _read_rows(source, path, part)
+    else:
+        rows = read_examples(path, part.offset, part.num_images, source.box_column)
+    return [
+        _make_item(source, f"{name}:{number}", *row)
+        for number, row in enumerate(rows, part.first)
+    ]
+
+
+def _make_item(source: Source, name: str, row: dict, error: str | None) -> Item:
+    key, image = row.get(source.id_column), row.get(source.image_column)
+    if isinstance(key, bytes):
+        key = key.decode(errors="replace")
+    key = name if key is None else str(key)
+    if error is None and image is None:
+        error = f"There is no {source.image_column!r}."
+    try:
+        box = row.get(source.box_column)
+        box = None if box is None else [float(x) for x in np.ravel(box)]
+    except (TypeError, ValueError):
+        return Item(key, None, None, f"A box must be 4 numbers. Received: {box!r}")
+    return Item(key, image, box or None, error)
+
+
+def _has_format(name: str, format: str) -> bool:
+    name = name.lower()
+    if format == "tfrecord":  # also as in "birds-train.tfrecord-00000-of-00010"
+        return ".tfrecord" in name
+    return name.endswith(SUFFIXES if format == "images" else ".parquet")
+
+
+def _path(source: Source, name: str) -> Path:
+    return source.root if source.root.is_file() else source.root / name
+
+
+def _columns(source: Source) -> list[str]:
+    columns = [source.image_column, source.id_column, source.box_column]
+    return [column for column in columns if column is not None]
+
+
+def _check_columns(source: Source, path: Path, known: Any) -> None:
+    missing = [column for column in _columns(source) if column not in known]
+    if missing:
+        raise ValueError(
+            f"{str(path)!r} has no column {', '.join(map(repr, missing))}: pass "
+            "`image_column`, `id_column` and `box_column` as it has them. Its columns: "
+            f"{sorted(known)}"
+        )
+
+
+def _read_file(source: Source, name: str) -> Item:
+    try:
+        return Item(name, _path(source, name).read_bytes())
+    except OSError as error:
+        return Item(name, None, error=f"{type(error).__name__}: {error.strerror}")
+
+
+def _count_rows(source: Source, path: Path) -> int:
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(path)
+    _check_columns(source, path, file.schema_arrow.names)
+    kind = file.schema_arrow.field(source.image_column).type
+    if kind not in (pyarrow.binary(), pyarrow.large_binary()):
+        raise ValueError(
+            f"The column {source.image_column!r} must hold encoded images (JPEG, PNG, "
+            f"GIF, BMP) as binary. Its type in {str(path)!r} is {kind}."
+        )
+    return file.metadata.num_rows
+
+
+def _read_rows(source: Source, path: Path, part: Part) -> Iterator[tuple]:
+    """Yield ``(row, None)`` of each."""
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(path)
+    groups = range(file.num_row_groups)
+    sizes = [file.metadata.row_group(group).num_rows for group in groups]
+    ends = list(accumulate(sizes))
+    end = part.first + part.num_images
+    touched = [x for x in groups if ends[x] > part.first and ends[x] - sizes[x] < end]
+    skipped = part.first - (ends[touched[0]] - sizes[touched[0]])
+    # A few rows at a time: of large row groups the rest is never in memory.
+    batches = file.iter_batches(64, row_groups=touched, columns=_columns(source))
+    rows = ((row, None) for batch in batches for row in batch.to_pylist())
+    return islice(rows, skipped, skipped + part.num_images)

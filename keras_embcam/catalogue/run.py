@@ -1,0 +1,255 @@
+"""explain_catalogue(): any number of images, on any number of machines, on Ray Data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from keras_embcam.catalogue.inputs import Part, Source, open_source
+from keras_embcam.catalogue.manifest import (
+    hash_file,
+    part_path,
+    plan_parts,
+    remove_unfinished,
+)
+from keras_embcam.catalogue.worker import PartExplainer, Settings
+from keras_embcam.weightings import WEIGHTINGS, check_top_channels
+
+
+class CatalogueCounts(NamedTuple):
+    """What a finished catalogue holds.
+
+    Attributes:
+        num_images: rows, one for each image of the source.
+        num_errors: rows with an `error`.
+    """
+
+    num_images: int
+    num_errors: int
+
+
+def explain_catalogue(
+    model_path: str | Path,
+    source: str | Path,
+    output_folder: str | Path,
+    *,
+    format: Literal["images", "parquet", "tfrecord"] | None = None,
+    num_actors: int = 1,
+    num_gpus: float = 0,
+    batch_size: int = 32,
+    images_per_part: int = 256,
+    conv_layer: str | None = None,
+    embedding_layer: str | None = None,
+    weighting: str = "gradcam",
+    top_channels: int | None = None,
+    preprocessing_function: Callable | None = None,
+    image_size: tuple[int, int] | None = None,
+    image_column: str = "image",
+    id_column: str | None = None,
+    box_column: str | None = None,
+    bounding_box_format: str = "rel_yxyx",
+) -> CatalogueCounts:
+    """Explain a catalogue of images with a saved model, into a folder of Parquet files.
+
+    Ray Data runs it, on the cluster that `ray.init` was called for, else on all cores
+    of this machine: it hands the parts of the catalogue to actors, which each load the
+    model once, and starts those that die again. On several machines the three paths
+    must lie in a file system that all of them see.
+
+    The folder can be read as one table (`pandas.read_parquet`, `ray.data`), with the
+    columns
+
+    =============  =============================================================
+    ``id``         path of the image in `source`, its `id_column`, or
+                   "FILE:NUMBER"
+    ``embedding``  list of float32, raw
+    ``box``        4 float32, "rel_xyxy": around the largest region above a fifth
+                   of the maximum (`find_boxes`), in shares of the image, so also
+                   of the original one; null for an empty map
+    ``ratio``      share of the heat in the boxes of `box_column`; null without
+    ``heatmap``    PNG, 8 bits, as large as the activations, divided by its
+                   maximum (some 100 bytes); `resize_heatmaps` brings it to the
+                   size of the image. Box and ratio come from the exact map.
+    ``error``      null, or why there is nothing else: one damaged image does not
+                   end the run
+    =============  =============================================================
+
+    A run that was killed goes on where it stopped when it is called again: the parts
+    are listed in ``_manifest.json`` first, each is written under another name and
+    renamed when it is complete, and those that are there are not touched again.
+
+    Args:
+        model_path: a ``.keras`` file.
+        source: a folder, searched through, or a file: images (JPEG, PNG, GIF, BMP),
+            Parquet with encoded images in a binary column, or uncompressed TFRecord
+            files of `tf.train.Example`. Large row groups in Parquet are read once
+            for each part in them.
+        output_folder: empty, or that of an earlier run of the same options.
+        format: of `source`; None to tell from the names of the files.
+        num_actors: how many processes explain at once; each takes one core.
+        num_gpus: how many GPUs each of them takes; at 0 Ray hides them all.
+        batch_size: images at a time, >= 1. May change from run to run.
+        images_per_part: images in a file of the output, >= 1; what is lost of an
+            actor's work when it dies.
+        conv_layer: a name; see `EmbeddingCAM`.
+        embedding_layer: a name; see `EmbeddingCAM`.
+        weighting: a name; see `EmbeddingCAM`.
+        top_channels: see `EmbeddingCAM`.
+        preprocessing_function: see `explain_batches`; defined at the top of a module
+            that the actors can import, such as
+            `keras.applications.resnet50.preprocess_input`.
+        image_size: (height, width) for a model of images of any size.
+        image_column: of Parquet and TFRecord.
+        id_column: strings or integers, in Parquet and TFRecord; null counts as
+            "FILE:NUMBER".
+        box_column: 4 numbers a box, in one list.
+        bounding_box_format: of the boxes, as Keras names it; pixels are those of the
+            encoded image.
+
+    Raises:
+        ImportError: where Ray is missing.
+        ValueError: for paths, columns and options that do not fit, and for a folder
+            whose catalogue has other options or inputs.
+
+    Example (needs the extra `[ray]`)::
+
+        explain_catalogue("birds.keras", "photographs", "explained", num_actors=4)
+    """
+    ray = _import_ray()
+    model_path, folder = Path(model_path).absolute(), Path(output_folder).absolute()
+    for name, value in (
+        ("num_actors", num_actors),
+        ("batch_size", batch_size),
+        ("images_per_part", images_per_part),
+    ):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"`{name}` must be an integer >= 1. Received: {value!r}")
+    if not model_path.is_file():
+        raise ValueError(
+            f"`model_path` must be a .keras file. Received: {str(model_path)!r}"
+        )
+    if weighting not in WEIGHTINGS:
+        raise ValueError(
+            f"`weighting` must be one of {sorted(WEIGHTINGS)}. Received: {weighting!r}"
+        )
+    check_top_channels(top_channels)
+    if image_size is not None and not _is_size(image_size):
+        raise ValueError(
+            "`image_size` must be (height, width), two integers >= 1. Received: "
+            f"{image_size!r}"
+        )
+    root = Path(source).absolute()
+    if folder.is_relative_to(root):
+        raise ValueError(
+            f"`output_folder` must not lie in `source`. Received: {str(folder)!r}"
+        )
+    opened = open_source(root, format, image_column, id_column, box_column)
+    # What the results depend on, and only that.
+    options = {
+        "model": hash_file(model_path),
+        "conv_layer": conv_layer,
+        "embedding_layer": embedding_layer,
+        "weighting": weighting,
+        "top_channels": top_channels,
+        "preprocessing_function": _name_function(preprocessing_function),
+        "image_size": image_size,
+        "bounding_box_format": bounding_box_format,
+    }
+    parts = plan_parts(folder, opened, options, images_per_part)
+    settings = Settings(
+        model_path,
+        folder,
+        batch_size,
+        conv_layer,
+        embedding_layer,
+        weighting,
+        top_channels,
+        preprocessing_function,
+        image_size,
+        bounding_box_format,
+    )
+    missing = {
+        number: part
+        for number, part in enumerate(parts)
+        if not part_path(folder, number).exists()
+    }
+    if missing:
+        started = not ray.is_initialized()
+        if started:
+            ray.init(include_dashboard=False)
+        try:
+            _explain_parts(missing, opened, settings, num_actors, num_gpus)
+        finally:
+            if started:
+                ray.shutdown()
+    remove_unfinished(folder)
+    return _count(folder)
+
+
+def _explain_parts(
+    parts: dict[int, Part],
+    source: Source,
+    settings: Settings,
+    num_actors: int,
+    num_gpus: float,
+) -> None:
+    import ray.data
+
+    rows = [{"number": number, **part._asdict()} for number, part in parts.items()]
+    # One stage: a stage of its own for reading would wait for ever for a core where
+    # the actors have them all, and would send every image through Ray's memory.
+    reports = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        PartExplainer,
+        fn_constructor_args=(source, settings),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=num_actors),
+        num_cpus=1,
+        num_gpus=num_gpus,
+    )
+    for report in reports.iter_rows():
+        if report["problem"] is not None:
+            raise ValueError(report["problem"])
+
+
+def _count(folder: Path) -> CatalogueCounts:
+    import pyarrow.dataset
+
+    table = pyarrow.dataset.dataset(folder, format="parquet")
+    failed = pyarrow.dataset.field("error").is_valid()
+    return CatalogueCounts(table.count_rows(), table.count_rows(filter=failed))
+
+
+def _is_size(size: Any) -> bool:
+    return (
+        isinstance(size, list | tuple)
+        and len(size) == 2
+        and all(isinstance(x, int | np.integer) and x > 0 for x in size)
+    )
+
+
+def _name_function(function: Callable | None) -> str | None:
+    """Return the name that the manifest knows a function by."""
+    if function is None:
+        return None
+    name = getattr(function, "__qualname__", "<>")
+    if "<" in name:  # "<lambda>", "make.<locals>.function"
+        raise ValueError(
+            "`preprocessing_function` must be a function at the top of a module: the "
+            "manifest knows it by its name, and a lambda, partial or inner function "
+            f"has none. Received: {function!r}"
+        )
+    return f"{function.__module__}.{name}"
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError(
+            "explain_catalogue needs Ray Data, which is not installed. Install the "
+            'extra: pip install "keras-embcam[ray]".'
+        ) from error
+    return ray

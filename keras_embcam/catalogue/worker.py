@@ -1,0 +1,230 @@
+"""What an actor does: one part of a catalogue, from encoded images to a file."""
+
+import re
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_embcam.catalogue.inputs import Item, Part, Source, read_items
+from keras_embcam.catalogue.manifest import part_path, write_whole
+from keras_embcam.explain import explain
+from keras_embcam.heatmaps import find_boxes, resize_heatmaps, scale_heatmaps
+from keras_embcam.metrics import heatmap_ratio_in_boxes
+from keras_embcam.metrics.regions import place_boxes
+from keras_embcam.model_inputs import declared_images
+
+
+class Settings(NamedTuple):
+    """How to explain; see `explain_catalogue`."""
+
+    model_path: Path
+    output_folder: Path
+    batch_size: int
+    conv_layer: str | None
+    embedding_layer: str | None
+    weighting: str
+    top_channels: int | None
+    preprocessing_function: Callable | None
+    image_size: tuple[int, int] | None
+    bounding_box_format: str
+
+
+class Prepared(NamedTuple):
+    """An image that could be read.
+
+    Attributes:
+        image: (H, W, c) float32 in [0, 255], as large as the model takes it.
+        boxes: (m, 4), "rel_xyxy"; zero where a box has no area in the image.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+
+
+class PartExplainer:
+    """Read, explain and write parts; the model is loaded once.
+
+    Args:
+        source: of the images.
+        settings: how to explain them.
+    """
+
+    def __init__(self, source: Source, settings: Settings) -> None:
+        self._source = source
+        self._settings = settings
+
+    def __call__(self, table: Any) -> Any:
+        """Write the part, unless it is there, and report what went wrong.
+
+        Args:
+            table: of one row, a `Part` and its number.
+
+        Returns:
+            A table of one row: the problem, which ends the run, or None.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        (row,) = table.to_pylist()
+        path = part_path(self._settings.output_folder, row.pop("number"))
+        problem = None
+        # It is there if the actor was killed between the writing and the report.
+        if not path.exists():
+            try:
+                rows = self._explain(read_items(self._source, Part(**row)))
+            except (TypeError, ValueError) as error:
+                # Ray would tell it in a page of its own frames.
+                problem = str(error)
+            else:
+                explained = pyarrow.Table.from_pylist(rows, _schema())
+                write_whole(path, lambda x: pyarrow.parquet.write_table(explained, x))
+        return pyarrow.table({"problem": pyarrow.array([problem], pyarrow.string())})
+
+    @cached_property
+    def _model(self) -> keras.Model:
+        # Not in `__init__`: what is wrong with it is to be reported like the rest.
+        return keras.models.load_model(self._settings.model_path, compile=False)
+
+    def _explain(self, items: list[Item]) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        self._check()
+        for start in range(0, len(items), self._settings.batch_size):
+            batch = items[start : start + self._settings.batch_size]
+            readable, prepared = [], []
+            for item in batch:
+                row: dict[str, Any] = {"id": item.id, "error": item.error}
+                rows.append(row)
+                if item.image is None:
+                    continue
+                try:
+                    prepared.append(self._prepare(item.image, item.box))
+                    readable.append(row)
+                except ValueError as error:
+                    row["error"] = str(error)
+            if prepared:
+                for row, found in zip(readable, self._measure(prepared), strict=True):
+                    row.update(found)
+        return rows
+
+    def _check(self) -> None:
+        """Find before any image what is wrong with all of them."""
+        self._convert_boxes([0.0, 0.0, 1.0, 1.0], (1, 1))
+        if not all(self._input_shape):
+            raise ValueError(
+                "The model takes images of any size: pass `image_size`, the (height, "
+                "width) to bring them to."
+            )
+
+    @cached_property
+    def _input_shape(self) -> tuple[Any, Any, int]:
+        """H, W and the number of channels of what the model takes."""
+        shape = (None,) * 3 if self._declared is None else self._declared.shape[1:]
+        height, width = self._settings.image_size or shape[:2]
+        return height, width, shape[2] or 3
+
+    @cached_property
+    def _declared(self) -> Any:
+        return declared_images(self._model)
+
+    def _prepare(self, encoded: bytes, box: list[float] | None) -> Prepared:
+        height, width, channels = self._input_shape
+        try:
+            image = tf.io.decode_image(encoded, channels, expand_animations=False)
+        except tf.errors.OpError as error:
+            # Without the names of TensorFlow's operations around it.
+            reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message.splitlines()[0])
+            raise ValueError(f"Cannot read the image: {reason}") from error
+        boxes = self._convert_boxes(box, image.shape)
+        resized = tf.image.resize(tf.cast(image, tf.float32), (height, width)).numpy()
+        if self._declared is not None and "int" in self._declared.dtype:
+            resized = np.rint(resized)
+        return Prepared(resized, boxes)
+
+    def _convert_boxes(self, box: list[float] | None, shape: Any) -> np.ndarray:
+        if box is None:
+            return np.zeros((0, 4), "float32")
+        boxes = np.asarray(box, "float32")
+        if boxes.size % 4:
+            raise ValueError(f"A box must be 4 numbers. Received: {boxes.tolist()}")
+        height, width = shape[:2]
+        boxes = place_boxes(
+            boxes.reshape(1, -1, 4),
+            self._settings.bounding_box_format,
+            np.broadcast_to(np.float32(0), (1, height, width)),
+        )
+        return np.asarray(boxes)[0] / _size_of_boxes(height, width)
+
+    def _measure(self, prepared: list[Prepared]) -> list[dict[str, Any]]:
+        settings = self._settings
+        images = np.stack([x.image for x in prepared])
+        explanation = explain(
+            self._model,
+            images,
+            details=True,
+            conv_layer=settings.conv_layer,
+            embedding_layer=settings.embedding_layer,
+            weighting=settings.weighting,
+            top_channels=settings.top_channels,
+            preprocessing_function=settings.preprocessing_function,
+            batch_size=len(images),
+            resize=False,
+            normalize=False,
+        )
+        height, width = images.shape[1:3]
+        heatmaps = scale_heatmaps(
+            resize_heatmaps(explanation.heatmaps, (height, width))
+        )
+        found = find_boxes(heatmaps) / _size_of_boxes(height, width)
+        # Rows of zeros are no boxes.
+        boxes = np.zeros((len(prepared), max(len(x.boxes) for x in prepared), 4))
+        for row, one in zip(boxes, prepared, strict=True):
+            row[: len(one.boxes)] = one.boxes
+        ratios = np.full(len(prepared), np.nan)
+        if boxes.size:
+            ratios = np.asarray(
+                heatmap_ratio_in_boxes(heatmaps, boxes.astype("float32"), "rel_xyxy")
+            )
+        small = np.asarray(scale_heatmaps(explanation.heatmaps))
+        return [
+            {
+                "embedding": embedding,
+                "box": None if np.isnan(box).any() else box,
+                "ratio": None if np.isnan(ratio) else ratio,
+                "heatmap": _encode(heatmap),
+            }
+            if np.isfinite(embedding).all()
+            else {"error": "The embedding holds NaN or infinity."}
+            for embedding, box, ratio, heatmap in zip(
+                explanation.embeddings, found, ratios, small, strict=True
+            )
+        ]
+
+
+def _size_of_boxes(height: int, width: int) -> np.ndarray:
+    return np.array([width, height, width, height], "float32")
+
+
+def _encode(heatmap: np.ndarray) -> bytes:
+    levels = np.rint(255 * heatmap).astype("uint8")
+    return cv2.imencode(".png", levels)[1].tobytes()
+
+
+def _schema() -> Any:
+    import pyarrow
+
+    return pyarrow.schema(
+        {
+            "id": pyarrow.string(),
+            "embedding": pyarrow.list_(pyarrow.float32()),
+            "box": pyarrow.list_(pyarrow.float32()),
+            "ratio": pyarrow.float32(),
+            "heatmap": pyarrow.binary(),
+            "error": pyarrow.string(),
+        }
+    )

@@ -1,0 +1,97 @@
+"""The command ``embcam explain-catalogue``: any number of images, on Ray Data."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def scale_to_0_1(images: Any) -> Any:
+    """Bring pixels from [0, 255] to [0, 1]."""
+    return images / 255.0
+
+
+def scale_to_minus_1_1(images: Any) -> Any:
+    """Bring pixels from [0, 255] to [-1, 1]."""
+    return images / 127.5 - 1.0
+
+
+# Named functions, which a catalogue's manifest can tell apart.
+SCALINGS = {"0,255": None, "0,1": scale_to_0_1, "-1,1": scale_to_minus_1_1}
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to an argument parser's commands."""
+    catalogue = commands.add_parser(
+        "explain-catalogue",
+        help="explain many images into Parquet files",
+        description="Explain a catalogue of images with a saved model, on Ray Data, "
+        "into Parquet files of embeddings, boxes, ratios and heatmaps. A run that was "
+        "interrupted goes on where it stopped when it is started again.",
+    )
+    catalogue.set_defaults(run=run)
+    catalogue.add_argument("model", metavar="MODEL.keras", type=Path)
+    catalogue.add_argument(
+        "source", metavar="SOURCE", type=Path, help="images, Parquet or TFRecord files"
+    )
+    catalogue.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    catalogue.add_argument(
+        "--format",
+        choices=("images", "parquet", "tfrecord"),
+        help="default: what the names of the files tell",
+    )
+    catalogue.add_argument("--num-actors", type=int, default=1)
+    catalogue.add_argument(
+        "--num-gpus", type=float, default=0, help="of each actor; default: none"
+    )
+    catalogue.add_argument("--batch-size", type=int, default=32)
+    catalogue.add_argument("--images-per-part", type=int, default=256)
+    catalogue.add_argument("--conv-layer", help="default: the last convolution")
+    catalogue.add_argument("--embedding-layer", help="default: the model's output")
+    catalogue.add_argument("--weighting", default="gradcam")
+    catalogue.add_argument("--top-channels", type=int)
+    catalogue.add_argument(
+        "--pixel-range",
+        choices=SCALINGS,
+        default="0,255",
+        help="what the model expects, where it does not scale images itself",
+    )
+    catalogue.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="for a model of images of any size",
+    )
+    catalogue.add_argument("--image-column", default="image", metavar="NAME")
+    catalogue.add_argument("--id-column", metavar="NAME")
+    catalogue.add_argument("--box-column", metavar="NAME", help="default: no boxes")
+    catalogue.add_argument("--bounding-box-format", default="rel_yxyx")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    from keras_embcam.catalogue import explain_catalogue
+
+    counts = explain_catalogue(
+        options.model,
+        options.source,
+        options.out,
+        format=options.format,
+        num_actors=options.num_actors,
+        num_gpus=options.num_gpus,
+        batch_size=options.batch_size,
+        images_per_part=options.images_per_part,
+        conv_layer=options.conv_layer,
+        embedding_layer=options.embedding_layer,
+        weighting=options.weighting,
+        top_channels=options.top_channels,
+        preprocessing_function=SCALINGS[options.pixel_range],
+        image_size=options.image_size,
+        image_column=options.image_column,
+        id_column=options.id_column,
+        box_column=options.box_column,
+        bounding_box_format=options.bounding_box_format,
+    )
+    print(
+        f"{options.out}: {counts.num_images} images, {counts.num_errors} with an error"
+    )
