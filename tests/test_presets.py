@@ -81,7 +81,8 @@ def localize_slowly(found, coarse, finer, size):
         activations, gradients = (x[i] for x in found[coarse])
         weights = gradients.mean(axis=(0, 1))
         gate = resize(np.maximum((activations * weights).sum(axis=-1), 0), size)
-        heatmaps.append(fused * np.cbrt(gate / gate.max()))
+        gate /= gate.max()
+        heatmaps.append(fused * gate / (gate + 0.2))
     return np.array(heatmaps)
 
 
