@@ -20,7 +20,7 @@ LEAVES = {
     "hooks",
 }
 # These stand on top: nothing in the package imports them when it is imported.
-TOP = {"callbacks", "cli", "demo", "__main__"}
+TOP = {"benchmark", "callbacks", "cli", "demo", "__main__"}
 
 
 def source_files():

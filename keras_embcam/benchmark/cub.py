@@ -1,0 +1,214 @@
+"""One command for the tables of both papers, on a folder of birds."""
+
+import functools
+import time
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_embcam.benchmark import rows as rows_of
+from keras_embcam.benchmark.birds import Examples, choose_central_box, load_half
+from keras_embcam.benchmark.findings import Findings
+from keras_embcam.benchmark.network import (
+    build_network,
+    measure_recall,
+    train_network,
+)
+from keras_embcam.benchmark.options import Options
+from keras_embcam.benchmark.tables import write_files
+from keras_embcam.benchmark.transfer import (
+    BY_CHANNELS,
+    Lender,
+    cut_by_channels,
+    fit_databases,
+    list_counts,
+    measure_fit_times,
+)
+from keras_embcam.evaluation import Method, Report, evaluate
+from keras_embcam.evaluation.measures import NEEDED
+from keras_embcam.explain import embed
+
+# Enough to choose one of 19 thresholds, and images for montages.
+CALIBRATION_IMAGES_PER_CLASS = 20
+FAITHFULNESS_IMAGES_PER_CLASS = 4
+
+
+class Run(NamedTuple):
+    """What one training gives.
+
+    Attributes:
+        single: report of the single proxies, the baselines and the preset.
+        lent: of the transferred weights, and of triplets of the test images.
+        ratio_only: of the other rows, and of all numbers of channels.
+        faithfulness: None where it was not asked for.
+        recall: Recall@1 by what was measured.
+        seconds: see `measure_fit_times`; empty without active triplets.
+        notes: for a reader.
+    """
+
+    single: Report
+    lent: Report
+    ratio_only: Report
+    faithfulness: Report | None
+    recall: dict[str, float]
+    seconds: dict[str, float]
+    notes: list[str]
+
+
+def run_cub(options: Options) -> Findings:
+    """Train or load the embedding, measure all rows, print the tables and write them.
+
+    The network learns on the first half of the classes, where the central box and
+    the thresholds of MaxBoxAcc are chosen too; everything is reported on the second
+    half. Needs matplotlib and scikit-learn.
+
+    Args:
+        options: what to do.
+
+    Returns:
+        What was found; the same is in the files `tables.md` and `tables.json` of the
+        folder `out`, beside plots and the trained models.
+
+    Raises:
+        ValueError: for what does not fit, such as a folder of another layout.
+        ImportError: where a library is missing.
+    """
+    start = time.perf_counter()
+    load = functools.partial(
+        load_half,
+        options.data,
+        image_size=options.image_size,
+        framing=options.framing,
+        limit=options.limit,
+    )
+    train, test = load("first_half"), load("second_half")
+    share = choose_central_box(train["bbox"])
+    print(
+        f"{len(train['label'])} images to train on, {len(test['label'])} to report on"
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for number in range(options.runs):
+        seed = options.seed + number
+        print(f"run {number + 1} of {options.runs}, seed {seed}", flush=True)
+        runs.append(_run_once(options, seed, train, test, share, number == 0))
+    several = options.runs > 1
+    combine = Report.combine if several else (lambda reports: reports[0])
+    found = Findings(
+        options=options,
+        share=share,
+        num_train=len(train["label"]),
+        num_test=len(test["label"]),
+        single=combine([run.single for run in runs]),
+        lent=combine([run.lent for run in runs]),
+        ratio_only=combine([run.ratio_only for run in runs]),
+        faithfulness=runs[0].faithfulness,
+        recall=[run.recall for run in runs],
+        seconds=runs[0].seconds,
+        notes=list(dict.fromkeys(note for run in runs for note in run.notes)),
+        minutes=(time.perf_counter() - start) / 60,
+    )
+    for path in write_files(found, options.out):
+        print(path)
+    return found
+
+
+def _run_once(
+    options: Options,
+    seed: int,
+    train: Examples,
+    test: Examples,
+    share: float,
+    is_first: bool,
+) -> Run:
+    recall, notes = {}, []
+    keras.utils.set_random_seed(seed)
+    if options.model is not None:
+        model = keras.models.load_model(options.model, compile=False)
+    else:
+        network = build_network(options.backbone, options.weights, options.image_size)
+        pooled = measure_recall(network.pooled, test["image"], test["label"])
+        recall["pooled features of the backbone before training"] = pooled
+        losses = train_network(
+            network, train["image"], train["label"], epochs=options.epochs, seed=seed
+        )
+        if losses:
+            ends = f"{losses[0]:.3f} in the first epoch, {losses[-1]:.3f} in the last"
+            notes.append(f"Seed {seed}: margin loss {ends}")
+        model = network.model
+        model.save(options.out / f"model_seed_{seed}.keras")
+    recall["embedding"] = measure_recall(model, test["image"], test["label"])
+    for name, value in recall.items():
+        print(f"Recall@1 on the second half, {name}: {value:.3f}", flush=True)
+    measure = functools.partial(
+        evaluate,
+        model,
+        seed=seed,
+        num_timings=0,
+        framing=options.framing.replace("_", " "),
+        name=_name_model(options),
+    )
+    _tell("single proxies, baselines and the preset")
+    methods = rows_of.make_single_methods(share)
+    calibration = _pick_few(train, CALIBRATION_IMAGES_PER_CLASS)
+    single = measure(test, methods, calibration_examples=calibration)
+    _tell("databases of grad-weights")
+    embeddings = embed(model, train["image"])
+    triplets = model, train["image"], train["label"], embeddings
+    databases, more_notes = fit_databases(*triplets, seed)
+    notes += more_notes
+    direct, more, seconds = rows_of.make_direct_methods(), [], {}
+    lent_methods = direct
+    if databases:
+        lender = Lender(model, next(iter(databases.values())).conv_layer)
+        lent_methods = direct + lender.make_methods(databases)
+        more = _methods_by_channels(lender, databases)
+    _tell("triplets and transferred weights")
+    is_localized = rows_of.is_localized
+    lent = measure(test, [x for x in lent_methods if is_localized(x.name)])
+    _tell("the other scores, and numbers of channels")
+    others = [x for x in lent_methods if not is_localized(x.name)]
+    ratios = [x for x in NEEDED if x.startswith("ratio") and NEEDED[x][0] in test]
+    ratio_only = measure(test, others + more, metrics=ratios)
+    if databases and is_first:
+        seconds = measure_fit_times(*triplets)
+    faithfulness = None
+    if is_first and options.faithfulness_images:
+        _tell("faithfulness")
+        faithfulness = measure(
+            _pick_few(test, FAITHFULNESS_IMAGES_PER_CLASS),
+            rows_of.make_faithfulness_methods(),
+            metrics=(),
+            faithfulness_images=options.faithfulness_images,
+            num_timings=3,
+        )
+    return Run(single, lent, ratio_only, faithfulness, recall, seconds, notes)
+
+
+def _methods_by_channels(lender: Lender, databases: Any) -> list[Method]:
+    cuts = cut_by_channels(databases)
+    counts = list_counts(next(iter(databases.values())).num_channels)
+    curve = f"{BY_CHANNELS}average proxy, top"
+    return lender.make_methods(cuts) + [
+        Method(f"{curve} {number}", "class_mean", top_channels=number)
+        for number in counts
+    ]
+
+
+def _pick_few(examples: Examples, number: int) -> Examples:
+    """Return the first images of each class."""
+    labels = examples["label"]
+    rows = [np.flatnonzero(labels == label)[:number] for label in np.unique(labels)]
+    return {key: values[np.concatenate(rows)] for key, values in examples.items()}
+
+
+def _name_model(options: Options) -> str:
+    if options.model is not None:
+        return options.model.name
+    start = "random weights" if options.weights is None else options.weights.name
+    return f"{options.backbone}, {start}"
+
+
+def _tell(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} measuring: {what}", flush=True)

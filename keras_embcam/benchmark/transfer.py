@@ -1,0 +1,264 @@
+"""Chen et al.'s rows: weights of training images lent to the evaluated ones."""
+
+import dataclasses
+import functools
+import time
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_embcam.compiled import run_batches
+from keras_embcam.evaluation import Method
+from keras_embcam.heatmaps import combine_channels, resize_heatmaps
+from keras_embcam.image_sources import ImageSource
+from keras_embcam.proxies import single_point
+from keras_embcam.proxy_chooser import ProxyChooser
+from keras_embcam.transfer import GradWeightDatabase
+from keras_embcam.transfer.lending import run_forward
+from keras_embcam.transfer.triplet_draws import TripletDraws
+
+Tensor = Any
+
+WEIGHTINGS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
+SIGNS = {+1: "+L", -1: "-L"}  # the paper's, and what makes the image like its class
+MARGIN = 0.2
+NUM_TRIPLETS = 50
+TOP_CHANNELS = 50
+NUM_CLUSTERS = 50
+# What each database of 50 triplets is cut to; the order of the rows of the table.
+VARIANTS = (
+    "single triplet",
+    "50 triplets",
+    "50 triplets, top 50",
+    "50 triplets, top 50, 50 centres",
+    "50 triplets, top 1",
+)
+CHANNEL_COUNTS = tuple(x * 10**power for power in range(4) for x in (1, 2, 5))
+NUM_TIMED = 64
+# Begins the names of methods that are points of a curve and no rows.
+BY_CHANNELS = "by channels: "
+
+Databases = dict[str, GradWeightDatabase]
+
+
+def name_row(weighting: str, sign: int, variant: str) -> str:
+    """Return the name of a row.
+
+    Example:
+
+    >>> name_row("gradcam++", -1, "single triplet")
+    'Grad-CAM++, -L, single triplet'
+    """
+    return f"{WEIGHTINGS[weighting]}, {SIGNS[sign]}, {variant}"
+
+
+def fit_databases(
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    embeddings: np.ndarray,
+    seed: int,
+) -> tuple[Databases, list[str]]:
+    """Return the databases of all rows, and a note on images without a triplet.
+
+    Args:
+        model: of the images.
+        images: (n, H, W, 3) of the training set.
+        labels: (n,).
+        embeddings: (n, d) raw, of the same images.
+        seed: of the triplets.
+
+    Returns:
+        By the name of the row; empty where no image has an active triplet.
+    """
+    draws = TripletDraws(
+        embeddings, labels, num_triplets=1, margin=MARGIN, sign=1, loss=None, seed=seed
+    )
+    num_active = sum(len(draws.draw(anchor)) for anchor in range(len(labels)))
+    notes = [
+        f"{len(labels) - num_active} of {len(labels)} training images have no active "
+        f"triplet (margin {MARGIN}) and lend no weights; of the pair scores all do"
+    ]
+    found: Databases = {}
+    if not num_active:
+        return found, notes
+
+    def fit(weighting: str, **settings: Any) -> dict[int, GradWeightDatabase]:
+        """Return the databases with all channels, by sign."""
+        options = {"top_channels": None, "margin": MARGIN, "seed": seed, **settings}
+        options |= {"weighting": weighting, "embeddings": embeddings}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # told above, in one line
+            first = GradWeightDatabase.fit(model, images, labels, sign=1, **options)
+            if weighting == "gradcam":
+                return {1: first, -1: negate(first)}
+            second = GradWeightDatabase.fit(model, images, labels, sign=-1, **options)
+        return {1: first, -1: second}
+
+    for weighting in WEIGHTINGS:
+        single = fit(weighting, num_triplets=1)
+        several = fit(weighting, num_triplets=NUM_TRIPLETS)
+        for sign in SIGNS:
+            cut = keep_channels(several[sign], TOP_CHANNELS)
+            made = (
+                single[sign],
+                several[sign],
+                cut,
+                cut.compress(min(NUM_CLUSTERS, len(cut)), seed=seed),
+                keep_channels(several[sign], 1),
+            )
+            for variant, database in zip(VARIANTS, made, strict=True):
+                found[name_row(weighting, sign, variant)] = database
+    for score, loss in PAIR_SCORES.items():
+        for sign, whole in fit("gradcam", loss=loss).items():
+            found[name_row("gradcam", sign, score)] = whole
+            name = name_row("gradcam", sign, f"{score}, top 50")
+            found[name] = keep_channels(whole, TOP_CHANNELS)
+    return found, notes
+
+
+def negate(database: GradWeightDatabase) -> GradWeightDatabase:
+    """Return the database of the other sign, of a weighting that is linear.
+
+    Args:
+        database: with all channels.
+    """
+    return dataclasses.replace(
+        database,
+        channels=database.channels[:, ::-1],
+        values=-database.values[:, ::-1],
+        sign=-database.sign,
+    )
+
+
+def measure_difference(anchors: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """Return ``|a - p|^2 - |a - n|^2`` of unit embeddings, (s,)."""
+    return measure_pairs(anchors, positives) - measure_pairs(anchors, negatives)
+
+
+def measure_pairs(anchors: Tensor, positives: Tensor, _: Tensor = None) -> Tensor:
+    """Return ``|a - p|^2`` of unit embeddings, (s,)."""
+    differences = single_point(anchors) - single_point(positives)
+    return ops.sum(ops.square(differences), axis=-1)
+
+
+# The weaker scores of Chen et al., of up to 50 triplets or pairs of each image.
+PAIR_SCORES = {
+    "50 distance differences": measure_difference,
+    "50 pair-wise distances": measure_pairs,
+}
+
+
+def keep_channels(database: GradWeightDatabase, number: int) -> GradWeightDatabase:
+    """Return a database cut to the channels with the highest weights."""
+    return dataclasses.replace(
+        database,
+        channels=database.channels[:, :number],
+        values=database.values[:, :number],
+    )
+
+
+class Lender:
+    """Makes the maps of many databases from one forward pass of each batch.
+
+    Args:
+        model: that the databases were fitted with.
+        conv_layer: of the databases.
+    """
+
+    def __init__(self, model: keras.Model, conv_layer: str) -> None:
+        self._model = model
+        self._conv_layer = conv_layer
+        self._images: Any = None
+        self._found: Any = None
+        self._rows: dict[int, np.ndarray] = {}
+
+    def make_methods(self, databases: Databases) -> list[Method]:
+        """Return a method for each database."""
+        return [
+            Method(name, heatmaps=functools.partial(self.explain, database))
+            for name, database in databases.items()
+        ]
+
+    def explain(self, database: GradWeightDatabase, images: np.ndarray) -> Any:
+        """Return the maps (n, H, W) of a batch, as the database's own `explain`."""
+        if images is not self._images:
+            source = ImageSource(images, self._model, len(images))
+            nothing = ProxyChooser(None, None, None, None, len(images))
+            [(_, self._found)] = run_batches(
+                self._model, source, nothing, self._conv_layer, None, run_forward
+            )
+            self._images, self._rows = images, {}
+        activations, embeddings = self._found
+        key = id(database.embeddings)  # shared by all that are cut from one
+        if key not in self._rows:
+            self._rows[key] = database.find(embeddings, 1, "exact")[0]
+        weights = database.lend(self._rows[key])[:, None, None, :]
+        maps = combine_channels(activations, weights)
+        return resize_heatmaps(maps, images.shape[1:3])
+
+
+def cut_by_channels(databases: Databases) -> Databases:
+    """Return databases of 50 triplets cut to more and more channels.
+
+    Args:
+        databases: of `fit_databases`.
+    """
+    found = {}
+    for weighting, sign in (("gradcam", 1), ("gradcam", -1), ("gradcam++", 1)):
+        whole = databases[name_row(weighting, sign, VARIANTS[1])]
+        curve = BY_CHANNELS + name_row(weighting, sign, "transferred")
+        for number in list_counts(whole.num_channels):
+            found[f"{curve}, top {number}"] = keep_channels(whole, number)
+    return found
+
+
+def list_counts(num_channels: int) -> list[int]:
+    """Return the numbers of channels to try: 1, 2, 5, 10, ... and all.
+
+    Example:
+
+    >>> list_counts(12)
+    [1, 2, 5, 10, 12]
+    """
+    return [x for x in CHANNEL_COUNTS if x < num_channels] + [num_channels]
+
+
+def measure_fit_times(
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    embeddings: np.ndarray,
+    num_timings: int = 3,
+) -> dict[str, float]:
+    """Return the seconds an image that a database of 50 triplets takes to fit.
+
+    The least of some turns, on up to 64 images spread over the set, embeddings given.
+
+    Args:
+        model: see `fit_databases`, also for the next.
+        images: as well.
+        labels: as well.
+        embeddings: as well.
+        num_timings: turns of each.
+    """
+    rows = np.linspace(0, len(images) - 1, min(NUM_TIMED, len(images))).astype(int)
+    rows = np.unique(rows)
+    seconds: dict[str, list[float]] = {weighting: [] for weighting in WEIGHTINGS}
+    for _ in range(num_timings):
+        for weighting, found in seconds.items():
+            start = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                GradWeightDatabase.fit(
+                    model,
+                    images[rows],
+                    labels[rows],
+                    weighting=weighting,
+                    embeddings=embeddings[rows],
+                )
+            found.append((time.perf_counter() - start) / len(rows))
+    return {name: min(found) for name, found in seconds.items()}

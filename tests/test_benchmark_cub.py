@@ -1,0 +1,486 @@
+"""The papers' tables in one command, on small pictures and small networks."""
+
+import doctest
+import importlib
+import json
+import math
+import platform
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_embcam import embed
+from keras_embcam.benchmark import Options, cub, network, run_cub, transfer
+from keras_embcam.benchmark.birds import choose_central_box, load_half
+from keras_embcam.benchmark.published import NOT_AT_HAND, OURS
+from keras_embcam.benchmark.relations import find_relations
+from keras_embcam.benchmark.rows import (
+    LOCALIZE,
+    MEAN,
+    SINGLE,
+    list_tables,
+    make_direct_methods,
+    make_single_methods,
+)
+from keras_embcam.benchmark.transfer import SIGNS, VARIANTS, WEIGHTINGS, name_row
+from keras_embcam.cli import main
+from keras_embcam.datasets import cub200
+from keras_embcam.evaluation import evaluate
+from keras_embcam.transfer import GradWeightDatabase
+
+SIZE = 32
+NUM_CLASSES = 4
+IMAGES_PER_CLASS = 5
+
+
+def make_network(seed: int = 0, width: int = 4) -> keras.Model:
+    """Return a small network with maps of three sizes."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((SIZE, SIZE, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(6, 3, 2, activation="relu", padding="same"),
+            layers.Conv2D(6, 3, 2, activation="relu", padding="same"),
+            layers.Conv2D(64, 3, 2, activation="relu", padding="same", name="last"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(width),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory) -> Path:
+    """Return a folder of twenty small pictures of four classes, as CUB's."""
+    folder = tmp_path_factory.mktemp("data") / "few_birds"
+    random = np.random.default_rng(0)
+    tables: dict[str, list[str]] = {
+        name: []
+        for name in (
+            "images.txt",
+            "image_class_labels.txt",
+            "bounding_boxes.txt",
+            "train_test_split.txt",
+        )
+    }
+    for number in range(NUM_CLASSES * IMAGES_PER_CLASS):
+        label = number // IMAGES_PER_CLASS + 1
+        path = f"{label}/{number}.png"
+        picture = random.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        picture[10:30, 10:40] //= label
+        tf.io.write_file(str(folder / "images" / path), tf.io.encode_png(picture))
+        tables["images.txt"].append(f"{number} {path}")
+        tables["image_class_labels.txt"].append(f"{number} {label}")
+        tables["bounding_boxes.txt"].append(f"{number} 10.0 10.0 30.0 20.0")
+        tables["train_test_split.txt"].append(f"{number} 1")
+    tables["classes.txt"] = [f"{x + 1} bird{x}" for x in range(NUM_CLASSES)]
+    for name, lines in tables.items():
+        (folder / name).write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "small.keras"
+    make_network().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(birds, saved, tmp_path_factory):
+    """Return what a run on a saved model found, and its folder."""
+    out = tmp_path_factory.mktemp("out")
+    options = Options(
+        data=birds, model=saved, image_size=SIZE, out=out, faithfulness_images=0
+    )
+    return run_cub(options), out
+
+
+def test_figures_are_those_of_the_harness(birds, saved, found) -> None:
+    """The second half is reported, thresholds come from the first."""
+    findings, _ = found
+    model = keras.models.load_model(saved, compile=False)
+    second, first = (
+        cub200(birds, split=f"{which}_half", image_size=SIZE)
+        for which in ("second", "first")
+    )
+    methods = [x for x in make_single_methods(0.5) if x.name in (SINGLE, LOCALIZE)]
+    report = evaluate(model, second, methods, calibration_examples=first, num_timings=0)
+    for row in report.rows:
+        ours = findings.rows()[row["method"]]
+        assert ours["images"] == 2 * IMAGES_PER_CLASS
+        for column in ("ratio_box", "localization_0.2", "max_box_0.5", "threshold"):
+            assert ours[column] == pytest.approx(row[column], abs=1e-6)
+
+
+def test_transferred_rows_are_those_of_the_database(birds, saved, found) -> None:
+    findings, _ = found
+    model = keras.models.load_model(saved, compile=False)
+    first, second = (
+        load_half(birds, f"{which}_half", SIZE, "full_frame")
+        for which in ("first", "second")
+    )
+    database = GradWeightDatabase.fit(
+        model, first["image"], first["label"], sign=1, top_channels=None
+    )
+    cut = GradWeightDatabase.fit(
+        model, first["image"], first["label"], sign=-1, top_channels=1
+    )
+    for sign, variant, made in (
+        (1, "50 triplets", database),
+        (-1, "50 triplets, top 1", cut),
+    ):
+        heatmaps = made.explain(model, second["image"])
+        top, left, bottom, right = second["bbox"].T * SIZE
+        # The boxes end between two pixels nowhere: a plain loop over the pixels.
+        ratios = []
+        for heatmap, *box in zip(heatmaps, top, left, bottom, right, strict=True):
+            if heatmap.sum():
+                rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
+                inside = (box[0] < rows) & (rows < box[2])
+                inside &= (box[1] < columns) & (columns < box[3])
+                ratios.append(heatmap[inside].sum() / heatmap.sum())
+        row = findings.rows()[name_row("gradcam", sign, variant)]
+        assert row["ratio_box"] == pytest.approx(np.mean(ratios), abs=0.02)
+        assert row["empty_maps"] == pytest.approx(1 - len(ratios) / len(heatmaps))
+        assert "max_box_0.5" not in row
+
+
+def test_files_name_what_was_used_and_no_place(birds, saved, found) -> None:
+    _, out = found
+    text = (out / "tables.md").read_text()
+    content = json.loads((out / "tables.json").read_text())
+    command = "embcam benchmark cub --data few_birds --model small.keras"
+    assert content["settings"]["command"].startswith(command)
+    assert f"--image-size {SIZE}" in content["settings"]["command"]
+    assert content["settings"]["framing"] == "full frame"
+    assert "4 x 4 x 64" in content["settings"]["layer"]
+    assert content["settings"]["versions"]["keras"] == keras.__version__
+    assert "Recall@1 on the second half, embedding" in text
+    for secret in (str(birds.parent), str(saved.parent), str(out), platform.node()):
+        assert secret not in text + json.dumps(content)
+    assert {path.name for path in out.glob("*.png")} >= {
+        "heatmap_ratio_by_top_channels.png",
+        "heatmap_ratio_in_boxes.png",
+    }
+    assert f"| {SINGLE} | {NOT_AT_HAND} |" in text
+    assert "| n/a |" in text  # there are no masks
+
+
+def test_every_row_of_the_tables_was_measured(found) -> None:
+    findings, _ = found
+    named = {name for table in list_tables(0.5) for name in table.rows}
+    assert named == set(findings.rows())
+
+
+def test_means_over_runs(birds, tmp_path, monkeypatch) -> None:
+    """Two trainings with seeds of their own; mean and deviation of both."""
+    made = []
+
+    def build(*_) -> network.Network:
+        model = make_network(len(made))
+        made.append(model)
+        return network.Network(model, None, model, make_network())
+
+    monkeypatch.setattr(cub, "build_network", build)
+    # The rows of triplets are measured elsewhere; here they are n/a.
+    monkeypatch.setattr(cub, "fit_databases", lambda *_: ({}, ["no triplet"]))
+    methods = [make_direct_methods()[0], make_direct_methods()[-4]]
+    monkeypatch.setattr(cub.rows_of, "make_direct_methods", lambda: methods)
+    options = {"epochs": 1, "image_size": SIZE, "faithfulness_images": 1}
+    findings = run_cub(Options(data=birds, out=tmp_path, runs=2, seed=3, **options))
+    examples = cub200(birds, split="second_half", image_size=SIZE)
+    methods = make_single_methods(0.5)[:1]
+    ratios = []
+    for seed in (3, 4):
+        path = tmp_path / f"model_seed_{seed}.keras"
+        model = keras.models.load_model(path, compile=False)
+        [row] = evaluate(model, examples, methods, num_timings=0).rows
+        ratios.append(row["ratio_box"])
+    assert ratios[0] != ratios[1]
+    row = findings.rows()[SINGLE]
+    assert row["ratio_box"] == pytest.approx(np.mean(ratios))
+    assert row["ratio_box_std_models"] == pytest.approx(np.std(ratios, ddof=1))
+    assert findings.settings()["seeds"] == [3, 4]
+    text = (tmp_path / "tables.md").read_text()
+    assert "std over runs" in text and "deletion (low)" in text
+    assert "- no triplet" in text
+    assert f"| {name_row('gradcam', 1, '50 triplets')} | {NOT_AT_HAND} | n/a |" in text
+
+
+@pytest.mark.slow
+def test_resnet50_with_random_weights(birds, tmp_path, capsys) -> None:
+    """The full-size command, on eight small pictures of each half."""
+    arguments = f"--data {birds} --out {tmp_path} --limit 8 --image-size 64"
+    options = "--epochs 1 --faithfulness-images 0"
+    assert main(["benchmark", "cub", *arguments.split(), *options.split()]) == 0
+    printed = capsys.readouterr().out
+    assert "ResNet50, random weights" in printed
+    assert "width 128" in printed
+    assert (tmp_path / "model_seed_0.keras").is_file()
+
+
+def test_training_leaves_the_frozen_part(tmp_path) -> None:
+    path = tmp_path / "random.weights.h5"
+    keras.utils.set_random_seed(0)
+    keras.applications.MobileNetV2((SIZE, SIZE, 3), 1.0, False, None).save_weights(path)
+    built = network.build_network("MobileNetV2", path, SIZE)
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 4)
+    images = random.integers(0, 80, (12, SIZE, SIZE, 3), dtype=np.uint8)
+    images[range(12), ..., labels] += 100  # classes are colours
+    inputs = network._Inputs(built, images)
+    rows, is_flipped = np.array([0, 5]), np.array([0, 1])
+    direct = np.stack([images[0], images[5, :, ::-1]]).astype("float32")
+    expected = built.frozen.predict(direct, verbose=0)
+    np.testing.assert_allclose(inputs.take(rows, is_flipped), expected, atol=1e-5)
+    before = {x.path: x.numpy() for x in built.model.weights}
+    network.train_network(built, images, labels, epochs=1, seed=0)
+    changed = {
+        x.path
+        for x in built.model.weights
+        if not np.array_equal(x.numpy(), before[x.path])
+    }
+    allowed = ("block_16", "Conv_1", "embedding")
+    assert changed and all(path.startswith(allowed) for path in changed)
+    assert not any("moving" in path for path in changed)
+    assert any(path.startswith("block_16_expand") for path in changed)
+
+
+def test_training_lowers_the_loss() -> None:
+    model = make_network(width=8)
+    labels = np.repeat(np.arange(3), 4)
+    images = np.random.default_rng(0).integers(0, 80, (12, SIZE, SIZE, 3), "uint8")
+    images[range(12), ..., labels] += 100  # classes are colours
+    small = network.Network(model, None, model, model)
+    options = {"epochs": 8, "seed": 0, "learning_rate": 1e-2}
+    losses = network.train_network(small, images, labels, **options)
+    assert losses[-1] < 0.8 * losses[0]
+    assert network.measure_recall(model, images, labels) == 1
+    assert network.train_network(small, images, labels, epochs=0, seed=0) == []
+
+
+def test_flips_without_a_frozen_part() -> None:
+    model = make_network()
+    images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), "uint8")
+    inputs = network._Inputs(network.Network(model, None, model, model), images)
+    taken = inputs.take(np.array([1, 1]), np.array([0, 1]))
+    np.testing.assert_array_equal(taken[0], images[1])
+    np.testing.assert_array_equal(taken[1], images[1, :, ::-1])
+
+
+def test_the_negated_database_is_that_of_the_other_sign() -> None:
+    model = make_network()
+    images = np.random.default_rng(0).random((8, SIZE, SIZE, 3), "float32") * 255
+    labels, options = [0, 0, 0, 0, 1, 1, 1, 1], {"top_channels": None}
+    first = GradWeightDatabase.fit(model, images, labels, sign=1, **options)
+    second = GradWeightDatabase.fit(model, images, labels, sign=-1, **options)
+    made = transfer.negate(first)
+    found, expected = (x.query(embed(model, images)) for x in (made, second))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
+    np.testing.assert_array_equal(made.channels[:, 0], second.channels[:, 0])
+    assert made.sign == -1
+
+
+def test_lender_runs_the_model_once_for_all_databases(monkeypatch) -> None:
+    model = make_network()
+    images = np.random.default_rng(0).random((6, SIZE, SIZE, 3), "float32") * 255
+    database = GradWeightDatabase.fit(model, images, [0, 0, 0, 1, 1, 1])
+    lender = transfer.Lender(model, database.conv_layer)
+    databases = {"all": database, "one": transfer.keep_channels(database, 1)}
+    calls = []
+    run = transfer.run_batches
+    monkeypatch.setattr(transfer, "run_batches", lambda *x: calls.append(1) or run(*x))
+    report = evaluate(
+        model,
+        {"image": images, "bbox": np.float32([[0.2, 0.2, 0.7, 0.9]] * 6)},
+        lender.make_methods(databases),
+        batch_size=3,
+        num_timings=0,
+    )
+    assert len(calls) == 2  # batches
+    for row, lent in zip(report.rows, databases.values(), strict=True):
+        maps = lent.explain(model, images)
+        same = np.asarray(lender.explain(lent, images))
+        peaks = same.max(axis=(1, 2), keepdims=True)
+        np.testing.assert_allclose(
+            same / np.where(peaks > 0, peaks, 1), maps, atol=1e-5
+        )
+        assert row["images"] == 6
+
+
+def make_rows(**figures: float) -> dict[str, dict[str, float]]:
+    names = [name_row(w, s, v) for w in WEIGHTINGS for s in SIGNS for v in VARIANTS]
+    rows = {name: {"ratio_box": 0.5, "ratio_box_std": 0.1} for name in names}
+    return rows | {name: {"ratio_box": value} for name, value in figures.items()}
+
+
+def verdicts(rows, claim: str, where: str, curve=None, seconds=None) -> str:
+    found = find_relations(rows, curve or {}, seconds or {})
+    [relation] = [x for x in found if claim in x.claim and x.where.startswith(where)]
+    return relation.verdict()
+
+
+@pytest.mark.parametrize(
+    ("mean", "single", "outcome"),
+    [
+        (0.7, 0.6, "holds"),
+        (0.6, 0.7, "does not hold here"),
+        (0.6, 0.6, "does not hold here"),
+        (math.nan, 0.7, "n/a"),
+    ],
+)
+def test_class_mean_above_single_point(mean, single, outcome) -> None:
+    rows = make_rows(**{MEAN: mean, SINGLE: single})
+    assert verdicts(rows, "class mean above", MEAN) == outcome
+
+
+@pytest.mark.parametrize(
+    ("top", "whole", "outcome"),
+    [
+        (0.56, 0.5, "holds"),
+        (0.54, 0.5, "does not hold here"),
+        (0.4, 0.5, "does not hold here"),
+    ],
+)
+def test_far_above(top, whole, outcome) -> None:
+    names = [name_row("gradcam", 1, x) for x in ("50 triplets, top 50", "50 triplets")]
+    rows = make_rows(**dict(zip(names, (top, whole), strict=True)))
+    assert verdicts(rows, "far above", names[0]) == outcome
+
+
+@pytest.mark.parametrize(
+    ("top", "outcome"),
+    [
+        (0.69, "holds"),
+        (0.64, "does not hold here"),
+        (0.71, "does not hold here"),
+    ],
+)
+def test_slightly_below(top, outcome) -> None:
+    rows = make_rows(**{SINGLE: 0.7, "single point, top 50": top})
+    assert verdicts(rows, "slightly below", "single point") == outcome
+
+
+@pytest.mark.parametrize(
+    ("centres", "outcome"), [(0.515, "holds"), (0.53, "does not hold here")]
+)
+def test_close(centres, outcome) -> None:
+    name = name_row("gradcam++", -1, "50 triplets, top 50, 50 centres")
+    rows = make_rows(**{name: centres})
+    assert verdicts(rows, "50 centres close", name) == outcome
+
+
+@pytest.mark.parametrize(
+    ("slow", "outcome"),
+    [(6.0, "holds"), (2.0, "does not hold here"), (11.0, "does not hold here")],
+)
+def test_cost_of_plus_plus(slow, outcome) -> None:
+    seconds = {"gradcam": 1.0, "gradcam++": slow}
+    claim = "5 to 10 times slower"
+    assert verdicts(make_rows(), claim, "seconds", seconds=seconds) == outcome
+    assert verdicts(make_rows(), claim, "seconds") == "n/a"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "outcome"),
+    [
+        ([0.1, 0.61, 0.7, 0.61, 0.1], "holds"),
+        ([0.9, 0.7, 0.59, 0.7, 0.9], "does not hold here"),
+        ([0.9, 0.7, 0.7, 0.6, 0.9], "does not hold here"),
+    ],
+)
+def test_claim_over_thresholds_takes_its_range_alone(accuracy, outcome) -> None:
+    curve = {"x": [0.01, 0.05, 0.2, 0.4, 0.45], "y": {MEAN: accuracy}}
+    assert verdicts(make_rows(), "localisation above 0.6 ", MEAN, curve) == outcome
+    assert verdicts(make_rows(), "localisation above 0.6 ", SINGLE, curve) == "n/a"
+
+
+def test_no_figure_stands_beside_rows_that_the_papers_do_not_have() -> None:
+    for table in list_tables(0.5):
+        for name, text in table.rows.items():
+            if "-L" in name or name.startswith("preset"):
+                assert text == OURS
+    direct = [method.name for method in make_direct_methods()]
+    assert all(list_tables(0.5)[2].rows[name] == OURS for name in direct)
+
+
+def test_central_box() -> None:
+    """Worked by hand: a square of side s in one of side b has the IoU (s / b)^2."""
+    boxes = np.float32([[0.1, 0.1, 0.9, 0.9]] * 3 + [[0.4, 0.4, 0.6, 0.6]])
+    assert choose_central_box(boxes) == 0.6  # 0.55^2 < 0.8^2 / 2 < 0.6^2
+    assert choose_central_box(boxes[3:]) == 0.2
+
+
+def test_limit_takes_some_of_each_of_the_first_classes(birds) -> None:
+    some = load_half(birds, "second_half", SIZE, "full_frame", limit=8)
+    assert some["label"].tolist() == [2] * 4 + [3] * 4
+    assert some["image"].shape == (8, SIZE, SIZE, 3)
+    few = load_half(birds, "first_half", SIZE, "centre_crop", limit=4)
+    assert few["label"].tolist() == [0, 0, 1, 1]
+
+
+def test_no_active_triplet_at_all() -> None:
+    """Classes that lie on two points: rows are left out, and it is said."""
+    embeddings = np.repeat(np.eye(2, dtype="float32"), 3, axis=0)
+    labels = np.repeat([0, 1], 3)
+    nothing = np.zeros((6, SIZE, SIZE, 3), "float32")
+    found, [note] = transfer.fit_databases(
+        make_network(width=2), nothing, labels, embeddings, seed=0
+    )
+    assert found == {}
+    assert note.startswith("6 of 6 training images have no active triplet")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": Path("none.h5")}, r"'none\.h5' \(`weights`\)"),
+        ({"model": Path("none.keras")}, r"'none\.keras' \(`model`\)"),
+        ({"runs": 0}, "`runs` must be at least 1. Received: 0"),
+        ({"epochs": -1}, "`epochs` must be at least 0. Received: -1"),
+        ({"limit": 3}, "`limit` must be at least 4. Received: 3"),
+        ({"image_size": 8}, "`image_size` must be at least 32. Received: 8"),
+        ({"framing": "none"}, "`framing` must be one of .* Received: 'none'"),
+        ({"backbone": "LeNet"}, "`backbone` must be one of .* Received: 'LeNet'"),
+    ],
+)
+def test_options_that_do_not_fit(birds, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options(data=birds, **options)
+
+
+def test_a_model_is_measured_as_it_is(birds, saved) -> None:
+    with pytest.raises(ValueError, match="leave out `weights` and `runs`.*runs=2"):
+        Options(data=birds, model=saved, runs=2)
+
+
+def test_a_half_with_one_class(birds) -> None:
+    half = birds.parent / "half"
+    half.mkdir()
+    for path in birds.glob("*.txt"):
+        lines = path.read_text().splitlines()
+        kept = 2 if path.name == "classes.txt" else 2 * IMAGES_PER_CLASS
+        (half / path.name).write_text("\n".join(lines[:kept]))
+    (half / "images").symlink_to(birds / "images")
+    message = "The first half of the classes must be at least two. Received 5 images"
+    with pytest.raises(ValueError, match=message):
+        load_half(half, "first_half", SIZE, "full_frame")
+
+
+def test_the_command_says_what_is_wrong(capsys) -> None:
+    assert main(["benchmark", "cub", "--data", "nowhere"]) == 2
+    printed = capsys.readouterr().err
+    assert "embcam: error: There is no file or folder 'nowhere' (`data`)" in printed
+
+
+@pytest.mark.parametrize("name", ["birds", "options", "rows", "tables", "transfer"])
+def test_doctests(name: str) -> None:
+    module = importlib.import_module(f"keras_embcam.benchmark.{name}")
+    results = doctest.testmod(module)
+    assert results.attempted > 0
+    assert results.failed == 0
