@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 WHEEL := $(CURDIR)/build/wheel
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test slow lint wheel browser witnesses clean
+.PHONY: demo test slow lint wheel browser witnesses peers bench clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -56,10 +56,27 @@ witnesses: $(WITNESSES)/.installed
 	for script in tests/witnesses/record_*.py; do \
 		$(WITNESSES)/bin/python $$script || exit 1; done
 
+# Libraries to compare with in speed, in an environment of their own as well; those for
+# torch are among the witnesses. What cannot be installed is absent from the table.
+PEERS := .venv-peers
+$(PEERS)/.installed: benchmarks/workers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet -r benchmarks/workers/requirements.txt
+	# It asks for the GPU build of an older TensorFlow.
+	$(PEERS)/bin/pip install --quiet --no-deps xplique==2.0.2
+	touch $@
+
+peers: $(PEERS)/.installed $(WITNESSES)/.installed
+
+# The table of what explanations cost; BENCH_ARGS="--only explain", or "--quick".
+bench: $(VENV)/.installed
+	-$(MAKE) --keep-going peers
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
 # Trainings of minutes. They also need the photographs of KERAS_EMBCAM_TEST_DATA.
 slow: wheel
 	cd $$(mktemp -d) && PYTHONPATH=$(WHEEL) $(BIN)/pytest -c $(CURDIR)/setup.cfg \
 		--rootdir $(CURDIR) -m slow $(CURDIR)/tests $(PYTEST_ARGS)
 
 clean:
-	rm -rf build dist *.egg-info .venv .venv-witnesses
+	rm -rf build dist *.egg-info .venv .venv-witnesses .venv-peers

@@ -1,0 +1,1 @@
+"""What explanations cost, measured: `make bench`, or `python -m benchmarks`."""

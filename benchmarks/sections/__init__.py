@@ -1,0 +1,28 @@
+"""The parts of the table, in its order: each measures and yields its rows."""
+
+from collections.abc import Callable, Iterator
+
+from benchmarks.plan import Plan
+from benchmarks.results import Row
+from benchmarks.sections import (
+    choices,
+    database,
+    forward_pass,
+    logger,
+    peers,
+    saved_model,
+    streaming,
+)
+
+SECTIONS: dict[str, Callable[[Plan], Iterator[Row]]] = {
+    "explain": forward_pass.measure,
+    "proxies": choices.measure_proxies,
+    "layers": choices.measure_layers,
+    "weightings": choices.measure_weightings,
+    "precision": choices.measure_precision,
+    "logger": logger.measure,
+    "saved_model": saved_model.measure,
+    "streaming": streaming.measure,
+    "database": database.measure,
+    "peers": peers.measure,
+}
