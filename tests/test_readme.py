@@ -99,6 +99,13 @@ def test_the_demo_takes_the_arguments_as_written(tmp_path, monkeypatch, capsys):
         assert "CUB_FOLDER" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [x for x in SHELL if x[0] == "embcam"], ids=str)
+def test_embcam_knows_the_arguments(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # An unknown argument would end the process; here only the files are missing.
+    assert main(command[1:]) == 2
+
+
 def test_tensorboard_takes_the_arguments_as_written(tmp_path):
     from tensorboard import default
     from tensorboard.program import TensorBoard
