@@ -1,6 +1,5 @@
 """Set-up of the test process, and one small network that many tests share."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -90,15 +89,3 @@ def parts() -> Parts:
 def make_parts() -> type[Parts]:
     """Return what makes a small network in any dtype policy."""
     return Parts
-
-
-@pytest.fixture(autouse=True)
-def no_scope_is_left_behind() -> Iterator[None]:
-    """Undo what an error inside `tf.map_fn` leaves in TensorFlow.
-
-    Its caching device stays set on the variable scope of the process, and no
-    `MirroredStrategy` can be entered or left any more.
-    """
-    yield
-    if tf.compat.v1.get_variable_scope().caching_device is not None:
-        tf.compat.v1.reset_default_graph()

@@ -65,6 +65,9 @@ def test_weights_of_positions_are_refused_with_the_reason(model, weighting) -> N
     message = "Only weights of channels can be lent.* belong to the places where things"
     with pytest.raises(ValueError, match=message):
         GradWeightDatabase.fit(model, make_images(), LABELS, weighting=weighting)
+    # An error inside TensorFlow's loop would leave this impossible.
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        pass
 
 
 def test_what_is_no_model_is_refused(database) -> None:

@@ -67,9 +67,10 @@ def _draw_ratios(
     uniform = np.nanmean([row[f"uniform_{key}"] for row in rows])
     axes.axvline(uniform, color="tab:red", label="uniform")
     axes.invert_yaxis()
-    axes.set(
-        title=f"Heatmap ratio in {place}, with the deviation over images", xlim=(0, 1)
-    )
+    axes.set(xlim=(0, 1))
+    axes.margins(y=0.01)
+    # Over the whole figure: beside long names the axes are narrow.
+    figure.suptitle(f"Heatmap ratio in {place}, with the deviation over images")
     axes.legend(fontsize="x-small")
     figure.savefig(path, dpi=120)
 

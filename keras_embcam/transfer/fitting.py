@@ -204,9 +204,13 @@ def weigh_images(
         # Inside the loop a graph may not know the shape any more.
         gradients = ops.reshape(gradients, ops.shape(activations))
         weights = weighting(activations, gradients)
-        if tuple(weights.shape[1:]) != (1, 1, num_channels):
-            raise ValueError(spatial_message(tuple(weights.shape)))
         return ops.where(active, weights[:, 0, 0, :], 0.0)
+
+    # Before the loop, with what has the shape of gradients: after an error inside
+    # `tf.map_fn` no `MirroredStrategy` can be entered in this process any more.
+    shape = tuple(weighting(activations, activations).shape)
+    if shape[1:] != (1, 1, num_channels):
+        raise ValueError(spatial_message(shape))
 
     # `ops.map` would write one more backward pass into the graph, for the shape.
     several = tf.map_fn(
