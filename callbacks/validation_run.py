@@ -1,9 +1,12 @@
 """One run over the validation examples: numbers, and the heatmaps to show."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
+from keras import tree
 
 from keras_embcam.callbacks.settings import Settings
 from keras_embcam.callbacks.validation_examples import Examples, ValidationExamples
@@ -65,6 +68,10 @@ class ValidationRun:
         self._settings = settings
         # Each image's ratios of the uniform map never change: measured once.
         self._uniform: dict[str, np.ndarray] = {}
+        # Run eagerly, these took as long as small images take to explain.
+        self._compiled = tf.function(
+            partial(_compare, settings), autograph=False, reduce_retracing=True
+        )
 
     def find_proxies(self) -> dict[str, Any]:
         """Return the arguments of `explain` that state what to explain.
@@ -119,7 +126,7 @@ class ValidationRun:
     def show(self, examples: Examples, proxies: dict[str, Any]) -> Shown:
         """Return the heatmaps of a few examples."""
         heatmaps = self.explain(examples, proxies).heatmaps
-        ratios = self._ratios(examples, heatmaps)
+        ratios, _ = self._judge(examples, heatmaps)
         return Shown(examples, heatmaps, _first(ratios, len(heatmaps)))
 
     def measure(self, proxies: dict[str, Any], num_worst: int) -> Numbers:
@@ -133,10 +140,10 @@ class ValidationRun:
             embeddings.append(explanation.embeddings)
             if "label" in batch:
                 labels.append(batch["label"])
-            ratios = self._ratios(batch, heatmaps)
-            _gather(gathered, {**ratios, **self._hits(batch, heatmaps)})
+            ratios, others = self._judge(batch, heatmaps)
+            _gather(gathered, {**ratios, **others})
             if not self._uniform:
-                _gather(uniform, self._ratios(batch, np.ones_like(heatmaps)))
+                _gather(uniform, self._judge(batch, np.ones_like(heatmaps))[0])
             if ratios and num_worst:
                 shown = Shown(batch, heatmaps, _first(ratios, len(heatmaps)))
                 worst = _keep_worst(worst, shown, num_worst)
@@ -162,47 +169,53 @@ class ValidationRun:
             all_labels,
         )
 
-    def _ratios(self, examples: Examples, heatmaps: np.ndarray) -> dict[str, Any]:
-        ratios = {}
-        settings = self._settings
+    def _judge(
+        self, examples: Examples, heatmaps: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return the ratios of each image, and its other figures."""
+        objects = {
+            key: examples[key]
+            for key in ("bbox", "segmentation_mask")
+            if key in examples
+        }
+        ratios, others = tree.map_structure(
+            np.asarray, self._compiled(objects, heatmaps)
+        )
         if "bbox" in examples:
-            ratios["heatmap_ratio_bbox"] = heatmap_ratio_in_boxes(
-                heatmaps, examples["bbox"], settings.bounding_box_format
-            )
-        if "segmentation_mask" in examples:
-            ratios["heatmap_ratio_mask"] = heatmap_ratio_in_masks(
+            others["localization_accuracy"] = localization_accuracy(
                 heatmaps,
-                examples["segmentation_mask"],
-                settings.mask_foreground,
-                settings.mask_ignored,
+                examples["bbox"],
+                self._settings.bounding_box_format,
+                threshold=self._settings.box_threshold,
             )
-        return {name: np.asarray(values) for name, values in ratios.items()}
+        return ratios, others
 
-    def _hits(self, examples: Examples, heatmaps: np.ndarray) -> dict[str, Any]:
-        hits = {"empty_heatmaps": find_empty_maps(heatmaps)}
-        settings = self._settings
-        if "bbox" in examples:
-            boxes = examples["bbox"], settings.bounding_box_format
-            hits["localization_accuracy"] = localization_accuracy(
-                heatmaps, *boxes, threshold=settings.box_threshold
+
+def _compare(settings: Settings, objects: Examples, heatmaps: Any) -> tuple[dict, dict]:
+    """Compare heatmaps with boxes and masks; of what is not there, nothing."""
+    ratios, others = {}, {"empty_heatmaps": find_empty_maps(heatmaps)}
+    if "segmentation_mask" in objects:
+        masks = (
+            objects["segmentation_mask"],
+            settings.mask_foreground,
+            settings.mask_ignored,
+        )
+        ratios["heatmap_ratio_mask"] = heatmap_ratio_in_masks(heatmaps, *masks)
+        if "bbox" not in objects:
+            others["pointing_game"] = pointing_game_in_masks(
+                heatmaps, *masks, tolerance=0
             )
-            hits["pointing_game"] = pointing_game_in_boxes(
-                heatmaps, *boxes, tolerance=0
-            )
-        elif "segmentation_mask" in examples:
-            hits["pointing_game"] = pointing_game_in_masks(
-                heatmaps,
-                examples["segmentation_mask"],
-                settings.mask_foreground,
-                settings.mask_ignored,
-                tolerance=0,
-            )
-        return {name: np.asarray(values) for name, values in hits.items()}
+    if "bbox" in objects:
+        boxes = objects["bbox"], settings.bounding_box_format
+        ratios["heatmap_ratio_bbox"] = heatmap_ratio_in_boxes(heatmaps, *boxes)
+        others["pointing_game"] = pointing_game_in_boxes(heatmaps, *boxes, tolerance=0)
+    return ratios, others
 
 
 def _first(ratios: dict[str, np.ndarray], num_images: int) -> np.ndarray:
     """Return the ratios in boxes, else those in masks, else NaN."""
-    return next(iter(ratios.values()), np.full(num_images, np.nan))
+    missing = np.full(num_images, np.nan)
+    return ratios.get("heatmap_ratio_bbox", ratios.get("heatmap_ratio_mask", missing))
 
 
 def _gather(parts: dict[str, list[np.ndarray]], values: dict[str, np.ndarray]) -> None:

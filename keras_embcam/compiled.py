@@ -125,13 +125,15 @@ def _share_out(
     def choose_all(_: Any, embeddings: Any) -> Any:
         # Called for all replicas at once: it may look at all embeddings of the batch.
         chosen = ops.convert_to_tensor(proxies(put_together(embeddings)))
-        if len(chosen.shape) > 1:
-            tf.debugging.assert_equal(
-                tf.shape(chosen)[0],
-                num_images,
-                "`proxies` must have one row for each image.",
-            )
-        return chosen
+        if len(chosen.shape) == 1:
+            return chosen
+        right = tf.debugging.assert_equal(
+            tf.shape(chosen)[0],
+            num_images,
+            "`proxies` must have one row for each image.",
+        )
+        with tf.control_dependencies([right]):
+            return tf.identity(chosen)  # no row is gathered before the check
 
     def explain_share() -> Any:
         replica = tf.distribute.get_replica_context()
