@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.image.metadata import create_summary_metadata
 
 from keras_embcam.callbacks.settings import Settings
 from keras_embcam.callbacks.validation_run import Numbers, Shown
@@ -74,10 +75,10 @@ class EventWriter:
         with self._validation.as_default():
             pictures = draw_examples(shown, settings)
             for number, picture in enumerate(pictures):
-                tf.summary.image(f"heatmaps/{number:02d}", picture[None], step=step)
+                _write_picture(f"heatmaps/{number:02d}", picture, step)
             if worst is not None and len(worst.heatmaps):
                 grid = make_grid(draw_examples(worst, settings))
-                tf.summary.image("heatmaps/worst", grid[None], step=step)
+                _write_picture("heatmaps/worst", grid, step)
 
     def flush(self) -> None:
         """Bring everything to the disk, where it fails if it has to."""
@@ -90,6 +91,18 @@ class EventWriter:
         for writer in (self._validation, self._uniform):
             if writer is not None:
                 writer.close()
+
+
+def _write_picture(tag: str, picture: np.ndarray, step: int) -> None:
+    """Write what `tf.summary.image` writes, compressed less.
+
+    Its compression cannot be chosen, and took five times as long for files 5 to 10 %
+    smaller: of what an update over small images takes, a sixth.
+    """
+    height, width, _ = picture.shape
+    png = tf.io.encode_png(picture, compression=1)
+    metadata = create_summary_metadata(display_name=None, description=None)
+    tf.summary.write(tag, [str(width), str(height), png], step, metadata)
 
 
 def draw_examples(shown: Shown, settings: Settings) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from keras_embcam.presets import apply_preset, get_preset
+from keras_embcam.presets import apply_preset, box_threshold
 from keras_embcam.weightings import Weighting
 
 PROXIES = ("single_point", "class_mean", "trained")
@@ -54,7 +54,7 @@ class Settings(NamedTuple):
     @property
     def box_threshold(self) -> float | str:
         """Of `find_boxes`."""
-        return 0.2 if self.preset is None else get_preset(self.preset).box_threshold
+        return box_threshold(self.preset)
 
 
 def check_count(name: str, value: Any, least: int, other: str | None = None) -> None:

@@ -118,6 +118,20 @@ def get_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+def box_threshold(preset: str | None) -> float | str:
+    """Return the threshold of `find_boxes` for the maps of a preset, or of none.
+
+    Raises:
+        ValueError: for an unknown name.
+
+    Example:
+
+    >>> box_threshold(None), box_threshold("localize")
+    (0.2, 'otsu')
+    """
+    return 0.2 if preset is None else get_preset(preset).box_threshold
+
+
 def apply_preset(
     preset: str | None,
     conv_layer: Any,

@@ -17,6 +17,7 @@ from keras_embcam import explain
 from keras_embcam.catalogue import CatalogueCounts, explain_catalogue, run
 from keras_embcam.catalogue.inputs import Part, Source, list_parts, read_items
 from keras_embcam.catalogue.manifest import write_whole
+from keras_embcam.heatmaps import find_boxes
 from keras_embcam.metrics import heatmap_ratio_in_boxes
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
@@ -352,6 +353,34 @@ class TestModels:
         assert bright["embedding"] is None
         assert dark["error"] is None and np.isfinite(dark["embedding"]).all()
 
+    def test_a_preset_is_that_of_explain(self, photographs, tmp_path) -> None:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((SIZE, SIZE, 3)),
+                layers.Conv2D(4, 3, activation="relu"),
+                layers.MaxPooling2D(),
+                layers.Conv2D(6, 3, activation="relu"),
+                layers.GlobalAveragePooling2D(),
+                layers.Dense(4),
+            ]
+        )
+        model.save(tmp_path / "model.keras")
+        explain_catalogue(
+            tmp_path / "model.keras", photographs, tmp_path / "out", preset="localize"
+        )
+        paths = sorted(photographs.iterdir())
+        heatmaps = explain(model, paths, preset="localize")
+        rows = read_rows(tmp_path / "out")
+        boxes = find_boxes(heatmaps, "otsu")
+        np.testing.assert_allclose([row["box"] for row in rows], boxes / SIZE)
+        assert (boxes != find_boxes(heatmaps)).any()  # or the rule would not show
+        small = explain(model, paths, preset="localize", resize=False)
+        for row, heatmap in zip(rows, small, strict=True):
+            levels = tf.io.decode_png(row["heatmap"]).numpy()[..., 0]
+            assert levels.shape == (14, 14)
+            np.testing.assert_allclose(levels / 255, heatmap, atol=0.51 / 255)
+
     def test_an_empty_map_has_no_box(self, photographs, tmp_path) -> None:
         model = make_model()
         conv = model.get_layer("conv")
@@ -440,7 +469,7 @@ class TestBegunBefore:
         """As when an actor died between its writing and its report."""
         first = min(folder.glob("part-*"))
         first.write_bytes(b"as it is")
-        settings = run.Settings(model_path, folder, *[None] * 8)
+        settings = run.Settings(model_path, folder, *[None] * 9)
         source = Source(photographs, "images", "image", None, None)
         row = {"number": 0, **Part(["0.png"], 0, 1)._asdict()}
         report = run.PartExplainer(source, settings)(pa.Table.from_pylist([row]))
@@ -468,6 +497,8 @@ def test_a_file_that_cannot_be_opened_is_the_error_of_its_image(tmp_path) -> Non
     ("options", "message"),
     [
         ({"num_actors": 0}, "`num_actors` must be an integer >= 1. Received: 0"),
+        ({"preset": "other"}, "`preset` must be one of .'localize'.*'other'"),
+        ({"preset": "localize", "top_channels": 5}, "states the weighting"),
         ({"batch_size": 0.5}, "`batch_size` must be an integer >= 1. Received: 0.5"),
         ({"images_per_part": 0}, "`images_per_part` must be an integer"),
         ({"weighting": "no"}, r"`weighting` must be one of \['gradcam'.*'no'"),

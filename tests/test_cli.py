@@ -63,6 +63,14 @@ def test_options_reach_the_explanation(folder, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("layer: first, maps of 30 x 30")
 
 
+def test_a_preset_names_its_layers(folder, tmp_path, capsys):
+    image = folder / "images" / "a.png"
+    assert run(folder, image, "--preset", "localize", "--out", tmp_path) == 0
+    assert capsys.readouterr().out.startswith("layer: last, first, maps of 30 x 30")
+    assert run(folder, image, "--preset", "localise", "--out", tmp_path) == 2
+    assert "`preset` must be one of ['localize']" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

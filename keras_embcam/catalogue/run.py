@@ -14,6 +14,7 @@ from keras_embcam.catalogue.manifest import (
     remove_unfinished,
 )
 from keras_embcam.catalogue.worker import PartExplainer, Settings
+from keras_embcam.presets import apply_preset
 from keras_embcam.weightings import WEIGHTINGS, check_top_channels
 
 
@@ -43,6 +44,7 @@ def explain_catalogue(
     embedding_layer: str | None = None,
     weighting: str = "gradcam",
     top_channels: int | None = None,
+    preset: str | None = None,
     preprocessing_function: Callable | None = None,
     image_size: tuple[int, int] | None = None,
     image_column: str = "image",
@@ -96,6 +98,7 @@ def explain_catalogue(
         embedding_layer: a name; see `EmbeddingCAM`.
         weighting: a name; see `EmbeddingCAM`.
         top_channels: see `EmbeddingCAM`.
+        preset: see `EmbeddingCAM`; boxes are then found by its rule.
         preprocessing_function: see `explain_batches`; defined at the top of a module
             that the actors can import, such as
             `keras.applications.resnet50.preprocess_input`.
@@ -134,6 +137,8 @@ def explain_catalogue(
             f"`weighting` must be one of {sorted(WEIGHTINGS)}. Received: {weighting!r}"
         )
     check_top_channels(top_channels)
+    # For its errors, before anything starts.
+    apply_preset(preset, conv_layer, weighting, top_channels)
     if image_size is not None and not _is_size(image_size):
         raise ValueError(
             "`image_size` must be (height, width), two integers >= 1. Received: "
@@ -152,6 +157,7 @@ def explain_catalogue(
         "embedding_layer": embedding_layer,
         "weighting": weighting,
         "top_channels": top_channels,
+        "preset": preset,
         "preprocessing_function": _name_function(preprocessing_function),
         "image_size": image_size,
         "bounding_box_format": bounding_box_format,
@@ -165,6 +171,7 @@ def explain_catalogue(
         embedding_layer,
         weighting,
         top_channels,
+        preset,
         preprocessing_function,
         image_size,
         bounding_box_format,

@@ -18,6 +18,7 @@ from keras_embcam.heatmaps import find_boxes, resize_heatmaps, scale_heatmaps
 from keras_embcam.metrics import heatmap_ratio_in_boxes
 from keras_embcam.metrics.regions import place_boxes
 from keras_embcam.model_inputs import declared_images
+from keras_embcam.presets import box_threshold
 
 
 class Settings(NamedTuple):
@@ -30,6 +31,7 @@ class Settings(NamedTuple):
     embedding_layer: str | None
     weighting: str
     top_channels: int | None
+    preset: str | None
     preprocessing_function: Callable | None
     image_size: tuple[int, int] | None
     bounding_box_format: str
@@ -171,6 +173,7 @@ class PartExplainer:
             embedding_layer=settings.embedding_layer,
             weighting=settings.weighting,
             top_channels=settings.top_channels,
+            preset=settings.preset,
             preprocessing_function=settings.preprocessing_function,
             batch_size=len(images),
             resize=False,
@@ -180,7 +183,8 @@ class PartExplainer:
         heatmaps = scale_heatmaps(
             resize_heatmaps(explanation.heatmaps, (height, width))
         )
-        found = find_boxes(heatmaps) / _size_of_boxes(height, width)
+        found = find_boxes(heatmaps, box_threshold(settings.preset))
+        found /= _size_of_boxes(height, width)
         # Rows of zeros are no boxes.
         boxes = np.zeros((len(prepared), max(len(x.boxes) for x in prepared), 4))
         for row, one in zip(boxes, prepared, strict=True):

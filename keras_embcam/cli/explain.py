@@ -25,6 +25,9 @@ def add_command(commands: Any) -> None:
     explain.add_argument("--weighting", default="gradcam")
     explain.add_argument("--top-channels", type=int)
     explain.add_argument(
+        "--preset", help='a named combination, such as "localize"; default: none'
+    )
+    explain.add_argument(
         "--target-class", type=int, help="a class of a classifier, for Grad-CAM"
     )
     explain.add_argument(
@@ -50,13 +53,18 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"There is no model {str(options.model)!r}.")
     paths = [path for given in options.images for path in list_files(given)]
     model = keras.models.load_model(options.model, compile=False)
-    layers = {
+    how = {
         "conv_layer": options.conv_layer,
         "embedding_layer": options.embedding_layer,
+        "weighting": options.weighting,
+        "top_channels": options.top_channels,
+        "preset": options.preset,
     }
     first = next(iter(ImageSource(paths[:1], model, batch_size=1)))
-    view = EmbeddingCAM(model, **layers).view(first.inputs)
-    print(f"layer: {view.conv_layer}, maps of {_times(view.map_size)}")
+    view = EmbeddingCAM(model, **how).view(first.inputs)
+    named = view.conv_layer
+    layers = named if isinstance(named, str) else ", ".join(named)
+    print(f"layer: {layers}, maps of {_times(view.map_size)}")
     print(f"embedding: {view.embedding}, width {view.embedding_width}")
     target = options.target_class
     print(f"proxy: {'the unit embedding of each image' if target is None else target}")
@@ -65,11 +73,9 @@ def run(options: argparse.Namespace) -> None:
     batches = explain_batches(
         model,
         paths,
-        weighting=options.weighting,
-        top_channels=options.top_channels,
         target_class=target,
         preprocessing_function=make_scaling(options.pixel_range),
-        **layers,
+        **how,
     )
     heatmaps = (heatmap for batch in batches for heatmap in batch.heatmaps)
     for path, name, heatmap in zip(paths, names, heatmaps, strict=True):

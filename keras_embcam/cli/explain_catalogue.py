@@ -50,6 +50,9 @@ def add_command(commands: Any) -> None:
     catalogue.add_argument("--weighting", default="gradcam")
     catalogue.add_argument("--top-channels", type=int)
     catalogue.add_argument(
+        "--preset", help='a named combination, such as "localize"; default: none'
+    )
+    catalogue.add_argument(
         "--pixel-range",
         choices=SCALINGS,
         default="0,255",
@@ -85,6 +88,7 @@ def run(options: argparse.Namespace) -> None:
         embedding_layer=options.embedding_layer,
         weighting=options.weighting,
         top_channels=options.top_channels,
+        preset=options.preset,
         preprocessing_function=SCALINGS[options.pixel_range],
         image_size=options.image_size,
         image_column=options.image_column,
