@@ -265,6 +265,19 @@ def test_what_is_finished_is_not_begun_again(
     assert identify(find_parts(resumed)) == before
 
 
+def end_process(images: Any) -> Any:
+    os._exit(1)
+
+
+def test_a_part_that_kills_its_process_is_not_tried_for_ever(
+    model_path, photographs, tmp_path
+) -> None:
+    with pytest.raises(RuntimeError, match="ended 4 times in the same part"):
+        explain_catalogue(
+            model_path, photographs, tmp_path, preprocessing_function=end_process
+        )
+
+
 def test_what_is_wrong_with_all_images_ends_the_run(
     model_path, photographs, tmp_path
 ) -> None:

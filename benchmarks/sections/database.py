@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.plan import EMBEDDING_SIZE, Plan, make_images, make_network
-from benchmarks.results import Row
+from benchmarks.results import Row, single
 from benchmarks.timing import alternate, compare, find_spread, timer
 from keras_embcam import embed, explain
 from keras_embcam.transfer import GradWeightDatabase
@@ -90,6 +90,16 @@ def _measure_query(
             plan.num_pairs,
             unit="ms",
         )
+    arrays = table.embeddings, table.channels, table.values
+    megabytes = single(sum(x.nbytes for x in arrays) / 1e6)
+    subject = f"{num_entries:,} entries of width {EMBEDDING_SIZE}"
+    note = f"{NUM_KEPT} channels each; faiss keeps the embeddings once more"
+    yield Row(subject, "arrays in memory", megabytes, unit="MB", note=note)
+    if "faiss" in searches:
+        exact, approximate = (table.query(queries, search=x) for x in searches)
+        share = single(float((exact == approximate).all(axis=1).mean()))
+        quantity = "queries whose nearest entry faiss finds"
+        yield Row(subject, quantity, share, note="embeddings in clusters")
 
 
 def make_table(num_entries: int) -> GradWeightTable:
@@ -104,7 +114,7 @@ def make_table(num_entries: int) -> GradWeightTable:
     first = random.integers(0, NUM_CHANNELS - NUM_KEPT, (num_entries, 1))
     return GradWeightTable(
         embeddings=embeddings.astype("float32"),
-        channels=first + np.arange(NUM_KEPT),
+        channels=(first + np.arange(NUM_KEPT)).astype("int32"),
         values=random.random((num_entries, NUM_KEPT), dtype="float32"),
         num_channels=NUM_CHANNELS,
     )

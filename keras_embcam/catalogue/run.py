@@ -17,6 +17,9 @@ from keras_embcam.catalogue.worker import PartExplainer, Settings
 from keras_embcam.presets import apply_preset
 from keras_embcam.weightings import WEIGHTINGS, check_top_channels
 
+# Of a part whose actor died.
+MAX_RETRIES = 3
+
 
 class CatalogueCounts(NamedTuple):
     """What a finished catalogue holds.
@@ -112,6 +115,7 @@ def explain_catalogue(
 
     Raises:
         ImportError: where Ray is missing.
+        RuntimeError: where the process of an actor ends again and again in one part.
         ValueError: for paths, columns and options that do not fit, and for a folder
             whose catalogue has other options or inputs.
 
@@ -214,10 +218,19 @@ def _explain_parts(
         compute=ray.data.ActorPoolStrategy(size=num_actors),
         num_cpus=1,
         num_gpus=num_gpus,
+        # Ray's own default would start a part that kills its process without end.
+        max_task_retries=MAX_RETRIES,
     )
-    for report in reports.iter_rows():
-        if report["problem"] is not None:
-            raise ValueError(report["problem"])
+    try:
+        for report in reports.iter_rows():
+            if report["problem"] is not None:
+                raise ValueError(report["problem"])
+    except ray.exceptions.RayActorError as error:
+        raise RuntimeError(
+            f"The process of an actor ended {1 + MAX_RETRIES} times in the same part; "
+            "memory may be short (lower `batch_size` or `num_actors`), or an image "
+            "damages it. What is finished stays, and another call goes on there."
+        ) from error
 
 
 def _count(folder: Path) -> CatalogueCounts:
