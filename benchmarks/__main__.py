@@ -30,10 +30,14 @@ def main(arguments: list[str] | None = None) -> None:
         "--quick", action="store_true", help="few runs: shows that everything works"
     )
     parser.add_argument(
-        "--out", type=Path, default=FOLDER, help="folder of the results"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="of the results; default: that of the benchmarks, or quick_bench",
     )
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out or (Path("quick_bench") if options.quick else FOLDER)
+    out.mkdir(parents=True, exist_ok=True)
     for name in options.only:
         start, load = time.perf_counter(), os.getloadavg()[0]
         print(f"{name} ...", flush=True)
@@ -41,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         for row in SECTIONS[name](QUICK if options.quick else Plan()):
             rows.append(row)
             print("  " + _describe(row), flush=True)
-        keep(options.out, name, rows, load, options.quick)
+        keep(out, name, rows, load, options.quick)
         keras.utils.clear_session()
         gc.collect()
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)

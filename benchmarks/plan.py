@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     num_examples: tuple[int, int] = (16, 1000)
     small_network: str = "MobileNetV2"
     small_size: int = 128
-    few_pairs: int = 5
+    few_pairs: int = 6
     num_streamed: tuple[int, int] = (2000, 20000)
     stream_network: str = "MobileNetV2 0.35"
     stream_size: int = 64

@@ -23,7 +23,7 @@ class Row:
         subject: what was run, such as "ResNet-50, batch 32".
         quantity: what the figure is, such as "explain / forward pass".
         spread: of the figure; None where there is none, and the note says why. A
-            single measurement has equal quartiles.
+            single measurement has an interval of no length.
         num_pairs: how many measurements the spread is of.
         target: the most that the figure should be, if any.
         unit: of the figure; empty for a ratio.
@@ -106,7 +106,7 @@ def render(results: dict[str, Any]) -> str:
     lines = [
         "# What explanations cost",
         "",
-        "Made by `make bench`. Medians, with quartiles in brackets; each ratio is",
+        "Made by `make bench`. Medians and their 95 % confidence intervals; a ratio is",
         "taken within a round of runs that alternate. [README.md](README.md) says how",
         "the figures come about and what to expect of them.",
     ]
@@ -118,7 +118,7 @@ def render(results: dict[str, Any]) -> str:
         if section["quick"]:
             remark += " A quick run: these figures mean little."
         lines += ["", f"## {name}, {section['date']}", "", remark, ""]
-        lines += ["| what | quantity | median | quartiles | pairs | target | reached |"]
+        lines += ["| what | quantity | median | interval | pairs | target | reached |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
         rows = [_read_row(row) for row in section["rows"]]
         lines += [_render_row(row) for row in rows]
@@ -145,14 +145,14 @@ def _read_row(row: dict[str, Any]) -> Row:
 
 
 def _render_row(row: Row) -> str:
-    median = quartiles = pairs = ""
+    median = interval = pairs = ""
     if row.spread is not None:
         median = _render(row.spread.median, row.unit)
         if row.num_pairs > 1:
-            quartiles = f"{_render(row.spread.low)} to {_render(row.spread.high)}"
+            interval = f"{_render(row.spread.low)} to {_render(row.spread.high)}"
             pairs = str(row.num_pairs)
     target = "" if row.target is None else f"at most {_render(row.target, row.unit)}"
-    cells = [row.subject, row.quantity, median or "absent", quartiles, pairs, target]
+    cells = [row.subject, row.quantity, median or "absent", interval, pairs, target]
     return f"| {' | '.join([*cells, row.verdict()])} |"
 
 

@@ -67,7 +67,7 @@ class ValidationRun:
         self._examples = examples
         self._settings = settings
         # Each image's ratios of the uniform map never change: measured once.
-        self._uniform: dict[str, np.ndarray] = {}
+        self._uniform: dict[str, np.ndarray] | None = None
         # Run eagerly, these took as long as small images take to explain.
         self._compiled = tf.function(
             partial(_compare, settings), autograph=False, reduce_retracing=True
@@ -126,7 +126,7 @@ class ValidationRun:
     def show(self, examples: Examples, proxies: dict[str, Any]) -> Shown:
         """Return the heatmaps of a few examples."""
         heatmaps = self.explain(examples, proxies).heatmaps
-        ratios, _ = self._judge(examples, heatmaps)
+        ratios, _ = self._compare(examples, heatmaps)
         return Shown(examples, heatmaps, _first(ratios, len(heatmaps)))
 
     def measure(self, proxies: dict[str, Any], num_worst: int) -> Numbers:
@@ -142,15 +142,14 @@ class ValidationRun:
                 labels.append(batch["label"])
             ratios, others = self._judge(batch, heatmaps)
             _gather(gathered, {**ratios, **others})
-            if not self._uniform:
-                _gather(uniform, self._judge(batch, np.ones_like(heatmaps))[0])
+            if self._uniform is None:
+                _gather(uniform, self._compare(batch, np.ones_like(heatmaps))[0])
             if ratios and num_worst:
                 shown = Shown(batch, heatmaps, _first(ratios, len(heatmaps)))
                 worst = _keep_worst(worst, shown, num_worst)
         per_image = {name: np.concatenate(parts) for name, parts in gathered.items()}
-        self._uniform = self._uniform or {
-            name: np.concatenate(parts) for name, parts in uniform.items()
-        }
+        if self._uniform is None:
+            self._uniform = {x: np.concatenate(parts) for x, parts in uniform.items()}
         values = {name: _mean(x) for name, x in per_image.items()}
         all_embeddings = np.concatenate(embeddings)
         all_labels = np.concatenate(labels) if labels else None
@@ -169,18 +168,15 @@ class ValidationRun:
             all_labels,
         )
 
-    def _judge(
-        self, examples: Examples, heatmaps: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def _compare(self, examples: Examples, heatmaps: np.ndarray) -> tuple[dict, dict]:
+        """Return the ratios of each image, and its other figures but for boxes."""
+        keys = {"bbox", "segmentation_mask"} & examples.keys()
+        objects = {key: examples[key] for key in keys}
+        return tree.map_structure(np.asarray, self._compiled(objects, heatmaps))
+
+    def _judge(self, examples: Examples, heatmaps: np.ndarray) -> tuple[dict, dict]:
         """Return the ratios of each image, and its other figures."""
-        objects = {
-            key: examples[key]
-            for key in ("bbox", "segmentation_mask")
-            if key in examples
-        }
-        ratios, others = tree.map_structure(
-            np.asarray, self._compiled(objects, heatmaps)
-        )
+        ratios, others = self._compare(examples, heatmaps)
         if "bbox" in examples:
             others["localization_accuracy"] = localization_accuracy(
                 heatmaps,

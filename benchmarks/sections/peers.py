@@ -49,6 +49,14 @@ class AbsentError(Exception):
     """A library cannot be measured; the message says why."""
 
 
+class LostError(Exception):
+    """A library that worked failed in a round, or its process ended."""
+
+    def __init__(self, group: Group, job: str, reason: str) -> None:
+        super().__init__(reason)
+        self.group, self.job = group, job
+
+
 class Worker:
     """A process in the environment of other libraries that runs them when asked.
 
@@ -61,6 +69,7 @@ class Worker:
     """
 
     def __init__(self, group: Group, file: Path) -> None:
+        self._group = group
         python = ROOT / group.environment / "bin" / "python"
         if not python.exists():
             raise AbsentError(f"there is no {group.environment} (`make peers`)")
@@ -95,7 +104,10 @@ class Worker:
 
         def run() -> float:
             time.sleep(PAUSE)
-            return self.ask(job, batch)["seconds"]
+            try:
+                return self.ask(job, batch)["seconds"]
+            except AbsentError as error:
+                raise LostError(self._group, job, str(error)) from error
 
         return run
 
@@ -142,9 +154,22 @@ def measure(plan: Plan) -> Iterator[Row]:
                     yield _absent(peer, str(error))
         for batch_size in plan.batch_sizes:
             subject = f"{network}, batch {batch_size}"
-            seconds = _measure_round(
-                model, images[:batch_size], proxy, workers, agreement, plan
-            )
+            seconds = None
+            while seconds is None:
+                try:
+                    seconds = _measure_round(
+                        model, images[:batch_size], proxy, workers, agreement, plan
+                    )
+                except LostError as lost:
+                    # Its process may have ended: the others get a new one.
+                    workers.pop(lost.group)
+                    gone = lost.group.peers if lost.job == "forward" else (lost.job,)
+                    for peer in gone:
+                        if agreement.pop(peer, None) is not None:
+                            yield _absent(f"{subject}, {peer}", str(lost))
+                    if any(peer in agreement for peer in lost.group.peers):
+                        worker = stack.enter_context(Worker(lost.group, file))
+                        workers[lost.group] = worker
             yield from _rows(subject, seconds, workers, agreement, plan)
 
 

@@ -49,6 +49,12 @@ def measure(plan: Plan) -> Iterator[Row]:
             note="here more is better; the others return embeddings only",
         )
     found = {n: _run_alone(network, n, size) for n in (few, many)}
+    yield Row(
+        f"{subject}, {many:,} images",
+        "images a second, explain_batches / predict",
+        single(found[many]["predict"] / found[many]["seconds"]),
+        note="once each, one after the other",
+    )
     rate = many / found[many]["seconds"]
     yield Row(
         f"{subject}, {many:,} images",
@@ -109,7 +115,7 @@ def find_peak() -> int:
 
 
 def main() -> None:
-    """Explain one stream in this process and print seconds and peak memory."""
+    """Explain one stream in this process; print seconds, peak memory, `predict`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("network")
     parser.add_argument("num_images", type=int)
@@ -123,6 +129,10 @@ def main() -> None:
         "seconds": time.perf_counter() - start,
         "kibibytes": find_peak(),
     }
+    model.predict(make_stream(64, options.size), verbose=0)
+    start = time.perf_counter()
+    model.predict(make_stream(options.num_images, options.size), verbose=0)
+    found["predict"] = time.perf_counter() - start
     print(json.dumps(found))
 
 
