@@ -38,7 +38,7 @@ class Plan(NamedTuple):
     num_proxies: tuple[int, ...] = (1, 5, 50)
     num_examples: tuple[int, int] = (16, 1000)
     small_network: str = "MobileNetV2"
-    small_size: int = 128
+    small_size: int = 96
     few_pairs: int = 6
     num_streamed: tuple[int, int] = (2000, 20000)
     stream_network: str = "MobileNetV2 0.35"

@@ -79,6 +79,8 @@ def explain(
     (2, 32, 32)
     """
     batches = list(explain_batches(model, images, **options))
+    if len(batches) == 1:  # nothing to copy
+        return batches[0] if details else batches[0].heatmaps
     heatmaps = np.concatenate([batch.heatmaps for batch in batches])
     if not details:
         return heatmaps

@@ -90,7 +90,9 @@ def localize(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tens
     if not finer:
         return coarse
     fused = fuse_heatmaps(finer)
-    coarse = ops.average_pool(coarse[..., None], NEIGHBOURHOOD, 1, "same")[..., 0]
+    coarse = ops.average_pool(
+        coarse[..., None], NEIGHBOURHOOD, 1, "same", data_format="channels_last"
+    )[..., 0]
     gate = scale_heatmaps(resize_heatmaps(coarse, ops.shape(fused)[1:3])) ** 2
     return fused * gate / (gate + HALF_OPEN**2)
 

@@ -29,7 +29,7 @@ from keras_embcam.benchmark.rows import (
 from keras_embcam.benchmark.transfer import SIGNS, VARIANTS, WEIGHTINGS, name_row
 from keras_embcam.cli import main
 from keras_embcam.datasets import cub200
-from keras_embcam.evaluation import evaluate
+from keras_embcam.evaluation import Report, evaluate
 from keras_embcam.transfer import GradWeightDatabase
 
 SIZE = 32
@@ -136,16 +136,17 @@ def test_transferred_rows_are_those_of_the_database(birds, saved, found) -> None
     ):
         heatmaps = made.explain(model, second["image"])
         top, left, bottom, right = second["bbox"].T * SIZE
-        # The boxes end between two pixels nowhere: a plain loop over the pixels.
         ratios = []
         for heatmap, *box in zip(heatmaps, top, left, bottom, right, strict=True):
             if heatmap.sum():
-                rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
-                inside = (box[0] < rows) & (rows < box[2])
-                inside &= (box[1] < columns) & (columns < box[3])
-                ratios.append(heatmap[inside].sum() / heatmap.sum())
+                rows, columns = np.mgrid[:SIZE, :SIZE]
+                # The share of each pixel that the box covers, down and across.
+                down = np.minimum(rows + 1, box[2]) - np.maximum(rows, box[0])
+                across = np.minimum(columns + 1, box[3]) - np.maximum(columns, box[1])
+                inside = np.clip(down, 0, 1) * np.clip(across, 0, 1)
+                ratios.append((heatmap * inside).sum() / heatmap.sum())
         row = findings.rows()[name_row("gradcam", sign, variant)]
-        assert row["ratio_box"] == pytest.approx(np.mean(ratios), abs=0.02)
+        assert row["ratio_box"] == pytest.approx(np.mean(ratios), abs=1e-5)
         assert row["empty_maps"] == pytest.approx(1 - len(ratios) / len(heatmaps))
         assert "max_box_0.5" not in row
 
@@ -210,6 +211,27 @@ def test_means_over_runs(birds, tmp_path, monkeypatch) -> None:
     assert "std over runs" in text and "deletion (low)" in text
     assert "- no triplet" in text
     assert f"| {name_row('gradcam', 1, '50 triplets')} | {NOT_AT_HAND} | n/a |" in text
+
+
+def test_rows_that_a_training_lacks_are_left_out_of_the_means() -> None:
+    rows = [{"method": name, "ratio_box": x} for name, x in (("one", 0.2), ("two", 1))]
+    curves = {"curve": {"x": [1], "y": {"one": [0.2], "two": [1.0]}}}
+    whole, half = Report(rows, {}, curves), Report(rows[:1], {})
+    combined = cub._combine([whole, half])
+    assert [row["method"] for row in combined.rows] == ["one"]
+    assert "['two']" in combined.notes[-1]
+
+
+def test_fit_is_timed_on_few_classes_of_many() -> None:
+    """As CUB has: one image of each of 64 would have no positives."""
+    labels = np.repeat(np.arange(70), 2)
+    images = np.random.default_rng(0).random((140, SIZE, SIZE, 3)).astype("float32")
+    model = make_network()
+    embeddings = model.predict(images, verbose=0)
+    seconds = transfer.measure_fit_times(
+        model, images, labels, embeddings, num_timings=1
+    )
+    assert set(seconds) == {"gradcam", "gradcam++"} and min(seconds.values()) > 0
 
 
 @pytest.mark.slow
@@ -392,6 +414,7 @@ def test_cost_of_plus_plus(slow, outcome) -> None:
         ([0.1, 0.61, 0.7, 0.61, 0.1], "holds"),
         ([0.9, 0.7, 0.59, 0.7, 0.9], "does not hold here"),
         ([0.9, 0.7, 0.7, 0.6, 0.9], "does not hold here"),
+        ([0.9, 0.7, math.nan, 0.7, 0.9], "n/a"),
     ],
 )
 def test_claim_over_thresholds_takes_its_range_alone(accuracy, outcome) -> None:

@@ -266,16 +266,29 @@ def test_what_is_finished_is_not_begun_again(
 
 
 def end_process(images: Any) -> Any:
-    os._exit(1)
+    """End it at the photograph that is all white."""
+    if images.min() == 255:
+        os._exit(1)
+    return images
 
 
-def test_a_part_that_kills_its_process_is_not_tried_for_ever(
-    model_path, photographs, tmp_path
+def test_a_part_that_kills_its_process_is_named_and_the_others_are_finished(
+    model_path, tmp_path
 ) -> None:
-    with pytest.raises(RuntimeError, match="ended 4 times in the same part"):
+    for number in range(3):
+        picture = np.full((20, 30, 3), 255, np.uint8) if not number else None
+        encoded = encode_image(number) if number else tf.io.encode_png(picture).numpy()
+        (tmp_path / f"{number}.png").write_bytes(encoded)
+    folder = tmp_path.with_name("explained")
+    with pytest.raises(RuntimeError, match=r"1 of 3 parts .* 4 times.*\['0.png'\]"):
         explain_catalogue(
-            model_path, photographs, tmp_path, preprocessing_function=end_process
+            model_path,
+            tmp_path,
+            folder,
+            images_per_part=1,
+            preprocessing_function=end_process,
         )
+    assert [row["id"] for row in read_rows(folder)] == ["1.png", "2.png"]
 
 
 def test_what_is_wrong_with_all_images_ends_the_run(

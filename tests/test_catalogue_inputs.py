@@ -90,6 +90,14 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return pq.read_table(folder).to_pylist()
 
 
+def standardize(images: np.ndarray) -> np.ndarray:
+    """Divide by the deviation: 0 / 0 where there is a single colour."""
+    axes = (1, 2, 3)
+    with np.errstate(invalid="ignore"):
+        centred = images - images.mean(axes, keepdims=True)
+        return centred / images.std(axes, keepdims=True)
+
+
 def write_records(path: Path, records: list[bytes]) -> None:
     with tf.io.TFRecordWriter(str(path)) as writer:
         for record in records:
@@ -381,6 +389,22 @@ class TestModels:
             assert levels.shape == (14, 14)
             np.testing.assert_allclose(levels / 255, heatmap, atol=0.51 / 255)
 
+    def test_an_image_that_cannot_be_explained_is_the_only_one_with_an_error(
+        self, model_path, photographs, tmp_path
+    ) -> None:
+        black = tf.io.encode_png(np.zeros((20, 30, 3), np.uint8)).numpy()
+        for name in ("0.png", "2.png"):
+            shutil.copy(photographs / name, tmp_path)
+        (tmp_path / "1.png").write_bytes(black)
+        folder = tmp_path.with_name("explained_but_one")
+        counts = explain_catalogue(
+            model_path, tmp_path, folder, preprocessing_function=standardize
+        )
+        assert counts == CatalogueCounts(3, 1)
+        errors = [row["error"] for row in read_rows(folder)]
+        assert errors[0] is None and errors[2] is None
+        assert "must not hold NaN" in errors[1]
+
     def test_an_empty_map_has_no_box(self, photographs, tmp_path) -> None:
         model = make_model()
         conv = model.get_layer("conv")
@@ -454,6 +478,16 @@ class TestBegunBefore:
         name = "1b.png" if change == "added" else "1.png"
         with pytest.raises(ValueError, match=rf"1 files came.*\['{name}'\]"):
             explain_catalogue(model_path, source, folder, images_per_part=2)
+
+    def test_one_that_was_killed_while_it_wrote_the_manifest(
+        self, model_path, photographs, tmp_path
+    ) -> None:
+        folder = tmp_path / "begun"
+        folder.mkdir()
+        (folder / "._manifest.json.0123.unfinished").write_text('{"opt')
+        sizes = {"image_size": (np.int64(SIZE), SIZE), "images_per_part": np.int64(2)}
+        assert explain_catalogue(model_path, photographs, folder, **sizes) == (3, 0)
+        assert not list(folder.glob(".*"))
 
     def test_the_manifest_lists_inputs_and_parts(self, folder) -> None:
         manifest = json.loads((folder / "_manifest.json").read_text())

@@ -112,15 +112,43 @@ def test_an_unreadable_file_is_left_out_unless_strict(folder, tmp_path, capsys) 
     assert "bad.png" in capsys.readouterr().err
 
 
+def test_several_models_are_averaged(folder, tmp_path, capsys) -> None:
+    keras.utils.set_random_seed(9)
+    model = keras.models.clone_model(keras.models.load_model(folder / "model.keras"))
+    model.save(tmp_path / "other.keras")
+    arguments = ["--cub", folder / "birds", "--methods", "single_point"]
+    ratios = []
+    for models in ([], [tmp_path / "other.keras"]):
+        out = tmp_path / f"out{len(models)}"
+        assert run(folder, *models, *arguments, "--out", out) == 0
+        (row,) = json.loads((out / "table.json").read_text())["rows"]
+        ratios.append(row["ratio_box"])
+    alone = ["evaluate", tmp_path / "other.keras", *arguments, "--out", tmp_path]
+    assert main([*map(str, alone)]) == 0
+    (row,) = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert ratios[0] != row["ratio_box"]
+    assert ratios[1] == pytest.approx((ratios[0] + row["ratio_box"]) / 2)
+    assert "std models" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["--cub", "BIRDS", "--calibration-split", "all"],
+            "must have no images of --split",
+        ),
+        (["--images", "IMAGES", "--sensitivity"], "--sensitivity are for --cub"),
+        (
+            ["--cub", "BIRDS", "--methods", "activation_sum", "--sensitivity"],
+            "needs a method that weighs channels",
+        ),
         (["--cub", "BIRDS", "--methods", "cam"], "`methods` must be among ['uniform'"),
         (["--cub", "nowhere"], "classes.txt is missing"),
         (["--images", "IMAGES"], '"bbox" or a "segmentation_mask" to measure on'),
         (
             ["--images", "IMAGES", "--calibration-split", "all"],
-            "--calibration-split is for --cub",
+            "--calibration-split and --sensitivity are for --cub",
         ),
         (["--cub", "BIRDS", "--conv-layer", "lats"], "Did you mean 'last'"),
     ],

@@ -199,6 +199,9 @@ def test_an_update_of_the_logger(tmp_path, proxy, num_runs) -> None:
     assert sum(in_backbone.forward) == 1 + 10 * num_runs + 3
     assert sum(in_head.backward) == 1 + 10 + 3
     assert sum(in_backbone.backward) == 1
+    # Batches of 4, 2 and 3 share a trace after the first one.
+    model.fit(**fit, epochs=2)
+    assert logger._run._compiled.experimental_get_tracing_count() == 2
 
 
 def resident_bytes() -> int:

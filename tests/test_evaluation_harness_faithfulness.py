@@ -10,6 +10,7 @@ from keras_embcam import embed, explain
 from keras_embcam.evaluation import METHODS, Method, evaluate
 from keras_embcam.evaluation.correlation import rank_correlation
 from keras_embcam.evaluation.discrimination import heat_by_cell, make_montages
+from keras_embcam.evaluation.discrimination_run import NUM_MONTAGES
 from keras_embcam.evaluation.faithfulness import (
     area_under,
     deletion_curve,
@@ -22,6 +23,10 @@ from keras_embcam.evaluation.stability import (
     add_adversarial_noise,
     shift_images,
     translation_overlap,
+)
+from keras_embcam.evaluation.top_pointing import (
+    choose_rejection_threshold,
+    top_5_pointing,
 )
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.proxies import class_mean, single_point
@@ -113,10 +118,62 @@ def test_curves_and_correlations_are_those_of_the_functions(
     assert row["occlusion"] == pytest.approx(
         rank_correlation(maps, occluded).mean(), abs=1e-4
     )
-    curve = report.curves["Deletion: similarity to the whole image"]["y"]
+    curve = report.curves["Deletion: similarity to the proxy"]["y"]
     assert len(curve["single_point"]) == 21
     assert curve["single_point"][0] == pytest.approx(1, abs=1e-5)
     assert "uniform" not in curve  # which pixel would go first?
+
+
+def test_class_means_are_what_their_rows_are_compared_with(
+    network, examples, report, shown
+) -> None:
+    rows, images, _ = shown
+    labels = examples["label"]
+    means = class_mean(embed(network, examples["image"]), labels)
+    targets = means[labels[rows]]
+    maps = explain(network, images, proxies=targets)
+    row = report.rows[METHODS_COMPARED.index("class_mean")]
+
+    def run(x):
+        return network(x).numpy()
+
+    deletion = area_under(deletion_curve(run, images, maps, targets, 20)).mean()
+    assert row["deletion"] == pytest.approx(deletion, abs=1e-5)
+    assert report.rows[OWN]["deletion"] != pytest.approx(deletion, abs=1e-5)
+    occluded = occlusion_maps(run, images, targets, SIZE // 7)
+    expected = rank_correlation(maps, occluded).mean()
+    assert row["occlusion"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_preset_keeps_its_layers_and_its_rule_for_boxes(network, examples) -> None:
+    report = evaluate(
+        network,
+        examples,
+        [Method("fused", preset="localize")],
+        conv_layer="last",
+        faithfulness_images=NUM_SHOWN,
+        num_timings=0,
+        seed=1,
+    )
+    (row,) = report.rows
+    assert row["conv_layer"] == "last, first"
+    rows = choose_images(NUM_IMAGES, examples["label"], NUM_SHOWN, seed=1)
+    images, step = examples["image"][rows], round(SIZE / 8)
+    shifted = shift_images(images, step, step, fill=images.mean(axis=(0, 1, 2)))
+    maps, later = (explain(network, x, preset="localize") for x in (images, shifted))
+    overlaps = {
+        threshold: np.nanmean(
+            translation_overlap(
+                find_boxes(maps, threshold),
+                find_boxes(later, threshold),
+                (step, step),
+                size=(SIZE, SIZE),
+            )
+        )
+        for threshold in ("otsu", 0.2)
+    }
+    assert row["translation"] == pytest.approx(overlaps["otsu"])
+    assert overlaps["otsu"] != overlaps[0.2]  # or nothing was tested
 
 
 def test_noise_and_translation(network, report, shown) -> None:
@@ -165,7 +222,7 @@ def test_montages(network, examples, report, shown, num_cells) -> None:
         embed(network, examples["image"][others]), examples["label"][others]
     )
     montages = make_montages(
-        images, examples["label"][rows], num_cells, NUM_SHOWN, seed=1
+        images, examples["label"][rows], num_cells, NUM_MONTAGES, seed=1
     )
     shares = []
     for cell in range(num_cells):
@@ -178,13 +235,39 @@ def test_montages(network, examples, report, shown, num_cells) -> None:
     assert report.rows[0][key] == pytest.approx(1 / num_cells)
 
 
-def test_top_5_pointing_is_for_maps_in_units_of_the_score(report) -> None:
+def test_top_5_pointing_is_for_maps_in_units_of_the_score(
+    network, examples, report, shown
+) -> None:
     for row, name in zip(report.rows, METHODS_COMPARED, strict=True):
-        has_scores = METHODS[name].explains_proxy
-        assert ("top_5_pointing" in row) == has_scores
-        if has_scores:
-            assert 0 <= row["top_5_pointing"] <= 1
+        assert ("top_5_pointing" in row) == METHODS[name].explains_proxy
     assert any("Top-4 pointing" in note for note in report.notes)  # four classes
+    rows, images, _ = shown
+    others = np.setdiff1d(np.arange(NUM_IMAGES), rows)
+    embeddings, labels = embed(network, examples["image"]), examples["label"]
+    means = np.asarray(class_mean(embeddings[others], labels[others]))
+    boxes = examples["bbox"][rows] * SIZE
+    maxima, hits, ranked = (np.zeros((NUM_SHOWN, 4)) for _ in range(3))
+    for i, image in enumerate(images):
+        unit = embeddings[rows[i]] / np.linalg.norm(embeddings[rows[i]])
+        ranked[i] = np.argsort(-(means @ unit))
+        for place, label in enumerate(ranked[i].astype(int)):
+            (heat,) = explain(
+                network, image[None], proxies=means[label], normalize=False
+            )
+            y, x = np.unravel_index(heat.argmax(), heat.shape)
+            top, left, bottom, right = boxes[i]
+            is_inside = top <= y + 0.5 <= bottom and left <= x + 0.5 <= right
+            maxima[i, place], hits[i, place] = heat.max(), is_inside
+    ranked = ranked.astype(int)
+    threshold = choose_rejection_threshold(
+        maxima[::2], hits[::2], ranked[::2], labels[rows][::2]
+    )
+    result = top_5_pointing(
+        maxima[1::2], hits[1::2], ranked[1::2], labels[rows][1::2], threshold
+    )
+    assert report.rows[OWN]["top_5_pointing"] == pytest.approx(
+        np.nanmean(result.accuracy)
+    )
 
 
 def test_without_labels_and_boxes(network, examples) -> None:
@@ -213,7 +296,7 @@ def test_an_image_without_a_proxy_counts_nowhere(network, examples) -> None:
         embed(network, examples["image"]), changed["label"], leave_one_out=True
     )
     maps = explain(network, examples["image"][:8], proxies=means[:8])
-    targets = np.asarray(single_point(embed(network, examples["image"][:8])))
+    targets = means[:8]
     expected = area_under(
         deletion_curve(
             lambda x: network(x).numpy(), examples["image"][:8], maps, targets, 20

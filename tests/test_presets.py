@@ -1,5 +1,7 @@
 """Several layers at once, and the preset "localize"."""
 
+import doctest
+
 import cv2
 import keras
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_embcam import EmbeddingCAM, explain
+from keras_embcam import EmbeddingCAM, explain, presets
 from keras_embcam.callbacks import EmbeddingCAMLogger
 from keras_embcam.convolutions import Scales
 from keras_embcam.heatmaps import find_boxes, fuse_heatmaps
@@ -96,7 +98,21 @@ def localize_slowly(found, coarse, finer, size):
     return np.array(heatmaps)
 
 
+def test_doctests():
+    assert not doctest.testmod(presets).failed
+
+
 class TestLocalize:
+    def test_another_default_format_of_images_changes_nothing(self, model):
+        expected = explain(model, IMAGES, preset="localize")
+        keras.config.set_image_data_format("channels_first")
+        try:
+            view = EmbeddingCAM(model, preset="localize")
+            _, heatmaps = view(IMAGES)
+        finally:
+            keras.config.set_image_data_format("channels_last")
+        np.testing.assert_allclose(heatmaps, expected, atol=1e-6)
+
     def test_against_a_slow_loop(self, model):
         names = ["coarse", "middle_2", "fine"]
         found = loop_over_layers(model, names)

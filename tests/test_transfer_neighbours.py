@@ -113,13 +113,18 @@ def make_table(embeddings, num_channels: int = 10, num_kept: int = 4):
     )
 
 
-def test_clusters_are_unit_means_with_the_mean_weights_of_their_members() -> None:
+@pytest.mark.parametrize("library", ["scikit-learn", "faiss"])
+def test_clusters_are_unit_means_with_the_mean_weights_of_their_members(
+    library,
+) -> None:
+    if library == "faiss":
+        pytest.importorskip("faiss", reason="the extra [faiss] is not installed")
     random = np.random.default_rng(0)
     members = np.repeat(np.arange(3), 4)
     embeddings = np.eye(3)[members] + 0.05 * random.normal(size=(12, 3))
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     table = make_table(embeddings.astype("float32"))
-    small = table.compress(3, seed=1)
+    small = table.compress(3, seed=1, library=library)
     assert len(small) == 3 and small.channels.shape == small.values.shape == (3, 4)
     for cluster in range(3):
         row = int(cosine_similarity(np.eye(3)[[cluster]], small.embeddings).argmax())
@@ -174,3 +179,8 @@ def test_compression_without_scikit_learn(monkeypatch) -> None:
     hide(monkeypatch, "sklearn")
     with pytest.raises(ImportError, match=r'pip install "keras-embcam\[evaluation\]"'):
         table.compress(2)
+    hide(monkeypatch, "faiss")
+    with pytest.raises(ImportError, match=r'pip install "keras-embcam\[faiss\]"'):
+        table.compress(2, library="faiss")
+    with pytest.raises(ValueError, match="`library` must be one of .*'sklearn'"):
+        table.compress(2, library="sklearn")

@@ -78,10 +78,10 @@ def _measure(
         num_warm_ups = 1
         seconds = alternate(
             {name: timer(run) for name, run in runs.items()},
-            plan.few_pairs,
+            plan.num_pairs,
             num_warm_ups,
         )
-        num_epochs = plan.few_pairs + num_warm_ups
+        num_epochs = plan.num_pairs + num_warm_ups
         log_bytes = _count_bytes(Path(folder) / proxies[0]) / num_epochs
     subject = f"{subject}, {num_examples:,} examples, {NUM_PICTURES} pictures"
     for proxy in proxies:
@@ -90,18 +90,18 @@ def _measure(
             f"{subject}, {proxy}",
             "time added to an epoch / predict over the examples",
             compare(added, seconds["predict"]),
-            plan.few_pairs,
+            plan.num_pairs,
             TARGETS[proxy] if judged else None,
         )
         ratio = compare(added, seconds["forward"])
         quantity = "time added to an epoch / compiled forward passes over the examples"
-        yield Row(f"{subject}, {proxy}", quantity, ratio, plan.few_pairs)
+        yield Row(f"{subject}, {proxy}", quantity, ratio, plan.num_pairs)
     ratio = compare(seconds[proxies[0]], seconds["plain"])
     yield Row(
         f"{subject}, {proxies[0]}",
         "epoch with / without logger",
         ratio,
-        plan.few_pairs,
+        plan.num_pairs,
         note="an epoch of one training step on 16 images",
     )
     kilobytes = single(log_bytes / 1000)

@@ -31,7 +31,6 @@ from keras_embcam.explain import embed
 
 # Enough to choose one of 19 thresholds, and images for montages.
 CALIBRATION_IMAGES_PER_CLASS = 20
-FAITHFULNESS_IMAGES_PER_CLASS = 4
 
 
 class Run(NamedTuple):
@@ -93,16 +92,14 @@ def run_cub(options: Options) -> Findings:
         seed = options.seed + number
         print(f"run {number + 1} of {options.runs}, seed {seed}", flush=True)
         runs.append(_run_once(options, seed, train, test, share, number == 0))
-    several = options.runs > 1
-    combine = Report.combine if several else (lambda reports: reports[0])
     found = Findings(
         options=options,
         share=share,
         num_train=len(train["label"]),
         num_test=len(test["label"]),
-        single=combine([run.single for run in runs]),
-        lent=combine([run.lent for run in runs]),
-        ratio_only=combine([run.ratio_only for run in runs]),
+        single=_combine([run.single for run in runs]),
+        lent=_combine([run.lent for run in runs]),
+        ratio_only=_combine([run.ratio_only for run in runs]),
         faithfulness=runs[0].faithfulness,
         recall=[run.recall for run in runs],
         seconds=runs[0].seconds,
@@ -177,13 +174,33 @@ def _run_once(
     if is_first and options.faithfulness_images:
         _tell("faithfulness")
         faithfulness = measure(
-            _pick_few(test, FAITHFULNESS_IMAGES_PER_CLASS),
+            _pick_more_than(test, options.faithfulness_images),
             rows_of.make_faithfulness_methods(),
             metrics=(),
             faithfulness_images=options.faithfulness_images,
             num_timings=3,
         )
     return Run(single, lent, ratio_only, faithfulness, recall, seconds, notes)
+
+
+def _combine(reports: list[Report]) -> Report:
+    """Return the means over the trainings, of the rows that all of them have.
+
+    One without active triplets has no rows of transferred weights.
+    """
+    if len(reports) == 1:
+        return reports[0]
+    names = [{row["method"] for row in report.rows} for report in reports]
+    shared = set.intersection(*names)
+    for report in reports:
+        report.rows = [row for row in report.rows if row["method"] in shared]
+    combined = Report.combine(reports)
+    missing = sorted(set.union(*names) - shared)
+    if missing:
+        combined.notes.append(
+            f"Rows that not all trainings have are missing: {missing}"
+        )
+    return combined
 
 
 def _methods_by_channels(lender: Lender, databases: Any) -> list[Method]:
@@ -201,6 +218,12 @@ def _pick_few(examples: Examples, number: int) -> Examples:
     labels = examples["label"]
     rows = [np.flatnonzero(labels == label)[:number] for label in np.unique(labels)]
     return {key: values[np.concatenate(rows)] for key, values in examples.items()}
+
+
+def _pick_more_than(examples: Examples, number: int) -> Examples:
+    """Return so many images of each class that some of it stay for its mean."""
+    num_classes = len(np.unique(examples["label"]))
+    return _pick_few(examples, 2 + 2 * -(-number // num_classes))
 
 
 def _name_model(options: Options) -> str:

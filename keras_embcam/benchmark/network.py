@@ -34,12 +34,14 @@ class Network:
             it learns.
         learning: the rest, from features (or images) to embeddings.
         pooled: from images to the pooled activations of the backbone.
+        is_pretrained: whether the backbone has weights of a file.
     """
 
     model: keras.Model
     frozen: keras.Model | None
     learning: keras.Model
     pooled: keras.Model
+    is_pretrained: bool = False
 
 
 def check_backbone(name: str) -> None:
@@ -87,7 +89,8 @@ def build_network(backbone: str, weights: Any, image_size: int) -> Network:
             features = base.get_layer(LAST_BLOCKS[backbone]).input
             frozen = keras.Model(images, features)
             learning = keras.Model(features, embeddings)
-    return Network(model, frozen, learning, keras.Model(images, pooled))
+    pooled_model = keras.Model(images, pooled)
+    return Network(model, frozen, learning, pooled_model, weights is not None)
 
 
 def train_network(
@@ -120,7 +123,7 @@ def train_network(
     if learning_rate is None:
         # The second was chosen on classes 6-10 of CUB after training on 1-5, where
         # 3e-4, 1e-4 and 3e-5 differ by no more than 0.04 of Recall@1.
-        learning_rate = 1e-3 if network.frozen is None else 1e-4
+        learning_rate = 1e-4 if network.is_pretrained else 1e-3
     batches = sample_balanced_batches(
         np.arange(len(labels)),
         labels,

@@ -162,6 +162,8 @@ def _check_claim(
     if name not in curve.get("y", {}):
         return Relation(text, where, math.nan, claim.above, None)
     inside = _pick(curve["x"], curve["y"][name], claim)
+    if any(math.isnan(x) for x in inside):
+        return Relation(text, where, math.nan, claim.above, None)
     return Relation(text, where, min(inside), claim.above, min(inside) > claim.above)
 
 

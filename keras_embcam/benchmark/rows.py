@@ -12,6 +12,7 @@ from keras_embcam.benchmark.transfer import (
     name_row,
 )
 from keras_embcam.evaluation import METHODS, Method, central_box
+from keras_embcam.presets import get_preset
 
 SINGLE = "single point, all channels"
 SINGLE_TOP = "single point, top 50"
@@ -60,13 +61,17 @@ def make_single_methods(share: float) -> list[Method]:
     Args:
         share: of the central box.
     """
+    # Beside the papers' thresholds, at that of the preset.
+    fair = {"box_threshold": get_preset("localize").box_threshold}
+    sum_of_activations = BASELINES["activation_sum"]
+    baselines = [replace(METHODS[key], name=shown) for key, shown in BASELINES.items()]
     return [
-        Method(SINGLE),
+        Method(SINGLE, **fair),
         Method(SINGLE_TOP, top_channels=50),
-        Method(MEAN, "class_mean"),
+        Method(MEAN, "class_mean", **fair),
         Method(MEAN_TOP, "class_mean", top_channels=50),
         Method(MEAN_OF_OTHERS, "class_mean_leave_one_out"),
-        *(replace(METHODS[name], name=shown) for name, shown in BASELINES.items()),
+        *(replace(x, **fair) if x.name == sum_of_activations else x for x in baselines),
         Method(CENTRAL_BOX, heatmaps=central_box(share)),
         Method(LOCALIZE, preset="localize"),
         Method(LOCALIZE_MEAN, "class_mean", preset="localize"),

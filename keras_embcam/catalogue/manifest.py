@@ -12,6 +12,7 @@ from keras_embcam.catalogue.inputs import Part, Source, list_inputs, list_parts
 
 # Readers of Parquet folders leave out what begins with "_" or ".".
 MANIFEST = "_manifest.json"
+UNFINISHED = ".unfinished"
 
 
 def plan_parts(
@@ -38,7 +39,10 @@ def plan_parts(
         _check_options(folder, kept["options"], options)
         _check_inputs(folder, kept["inputs"], inputs)
         return [Part(*part) for part in kept["parts"]]
-    if folder.exists() and any(folder.iterdir()):
+    # A run may have been killed while it wrote the manifest.
+    if folder.exists() and any(
+        not x.name.endswith(UNFINISHED) for x in folder.iterdir()
+    ):
         raise ValueError(
             f"`output_folder` must be empty, or hold a catalogue that was begun: "
             f"{str(folder)!r} holds something else. Pass another one."
@@ -57,14 +61,16 @@ def part_path(folder: Path, number: int) -> Path:
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Have a file written so that it is there as a whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
     write(unfinished)
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())  # or it might be empty after a crash of the machine
     os.replace(unfinished, path)
 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what processes that were killed have left."""
-    for path in folder.glob(".*.unfinished"):
+    for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from keras_embcam._version import __version__
 from keras_embcam.catalogue.inputs import Part, Source, open_source
 from keras_embcam.catalogue.manifest import (
     hash_file,
@@ -82,7 +83,8 @@ def explain_catalogue(
 
     A run that was killed goes on where it stopped when it is called again: the parts
     are listed in ``_manifest.json`` first, each is written under another name and
-    renamed when it is complete, and those that are there are not touched again.
+    renamed when it is complete, and those that are there are not touched again. One run
+    at a time: what a second one in the same folder has begun would be removed.
 
     Args:
         model_path: a ``.keras`` file.
@@ -92,7 +94,7 @@ def explain_catalogue(
             for each part in them.
         output_folder: empty, or that of an earlier run of the same options.
         format: of `source`; None to tell from the names of the files.
-        num_actors: how many processes explain at once; each takes one core.
+        num_actors: how many processes explain at once; Ray reserves a core for each.
         num_gpus: how many GPUs each of them takes; at 0 Ray hides them all.
         batch_size: images at a time, >= 1. May change from run to run.
         images_per_part: images in a file of the output, >= 1; what is lost of an
@@ -115,7 +117,8 @@ def explain_catalogue(
 
     Raises:
         ImportError: where Ray is missing.
-        RuntimeError: where the process of an actor ends again and again in one part.
+        RuntimeError: for parts in which the process of an actor ends again and again;
+            all others are finished first.
         ValueError: for paths, columns and options that do not fit, and for a folder
             whose catalogue has other options or inputs.
 
@@ -132,6 +135,7 @@ def explain_catalogue(
     ):
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"`{name}` must be an integer >= 1. Received: {value!r}")
+    images_per_part = int(images_per_part)  # JSON knows no integers of numpy
     if not model_path.is_file():
         raise ValueError(
             f"`model_path` must be a .keras file. Received: {str(model_path)!r}"
@@ -160,11 +164,12 @@ def explain_catalogue(
         "conv_layer": conv_layer,
         "embedding_layer": embedding_layer,
         "weighting": weighting,
-        "top_channels": top_channels,
+        "top_channels": None if top_channels is None else int(top_channels),
         "preset": preset,
         "preprocessing_function": _name_function(preprocessing_function),
-        "image_size": image_size,
+        "image_size": None if image_size is None else [int(x) for x in image_size],
         "bounding_box_format": bounding_box_format,
+        "keras_embcam": __version__,
     }
     parts = plan_parts(folder, opened, options, images_per_part)
     settings = Settings(
@@ -207,6 +212,37 @@ def _explain_parts(
 ) -> None:
     import ray.data
 
+    # A part that cannot be finished does not keep the others from it.
+    context = ray.data.DataContext.get_current()
+    allowed, context.max_errored_blocks = context.max_errored_blocks, -1
+    try:
+        _run_parts(parts, source, settings, num_actors, num_gpus)
+    finally:
+        context.max_errored_blocks = allowed
+    missing = [
+        number
+        for number in parts
+        if not part_path(settings.output_folder, number).exists()
+    ]
+    if missing:
+        raise RuntimeError(
+            f"{len(missing)} of {len(parts)} parts could not be finished: the process "
+            f"of their actor ended {1 + MAX_RETRIES} times. Memory may be short (lower "
+            "`batch_size`, `num_actors` or `images_per_part`), or an image damages it; "
+            f"the first of these parts is of {parts[missing[0]].files[:10]}. The "
+            "others are there, and another call tries the missing ones again."
+        )
+
+
+def _run_parts(
+    parts: dict[int, Part],
+    source: Source,
+    settings: Settings,
+    num_actors: int,
+    num_gpus: float,
+) -> None:
+    import ray.data
+
     rows = [{"number": number, **part._asdict()} for number, part in parts.items()]
     # One stage: a stage of its own for reading would wait for ever for a core where
     # the actors have them all, and would send every image through Ray's memory.
@@ -221,16 +257,9 @@ def _explain_parts(
         # Ray's own default would start a part that kills its process without end.
         max_task_retries=MAX_RETRIES,
     )
-    try:
-        for report in reports.iter_rows():
-            if report["problem"] is not None:
-                raise ValueError(report["problem"])
-    except ray.exceptions.RayActorError as error:
-        raise RuntimeError(
-            f"The process of an actor ended {1 + MAX_RETRIES} times in the same part; "
-            "memory may be short (lower `batch_size` or `num_actors`), or an image "
-            "damages it. What is finished stays, and another call goes on there."
-        ) from error
+    for report in reports.iter_rows():
+        if report["problem"] is not None:
+            raise ValueError(report["problem"])
 
 
 def _count(folder: Path) -> CatalogueCounts:

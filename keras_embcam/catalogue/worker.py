@@ -60,6 +60,7 @@ class PartExplainer:
     def __init__(self, source: Source, settings: Settings) -> None:
         self._source = source
         self._settings = settings
+        self._is_checked = False
 
     def __call__(self, table: Any) -> Any:
         """Write the part, unless it is there, and report what went wrong.
@@ -95,7 +96,9 @@ class PartExplainer:
 
     def _explain(self, items: list[Item]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
-        self._check()
+        if not self._is_checked:
+            self._check()
+            self._is_checked = True
         for start in range(0, len(items), self._settings.batch_size):
             batch = items[start : start + self._settings.batch_size]
             readable, prepared = [], []
@@ -107,11 +110,11 @@ class PartExplainer:
                 try:
                     prepared.append(self._prepare(item.image, item.box))
                     readable.append(row)
-                except ValueError as error:
+                except (TypeError, ValueError) as error:
                     row["error"] = str(error)
-            if prepared:
-                for row, found in zip(readable, self._measure(prepared), strict=True):
-                    row.update(found)
+            found = self._measure_each(prepared) if prepared else []
+            for row, values in zip(readable, found, strict=True):
+                row.update(values)
         return rows
 
     def _check(self) -> None:
@@ -122,6 +125,9 @@ class PartExplainer:
                 "The model takes images of any size: pass `image_size`, the (height, "
                 "width) to bring them to."
             )
+        # Noise: what scales images by their deviation cannot take a single colour.
+        noise = np.random.default_rng(0).integers(0, 256, self._input_shape)
+        self._measure([Prepared(noise.astype("float32"), np.zeros((0, 4), "float32"))])
 
     @cached_property
     def _input_shape(self) -> tuple[Any, Any, int]:
@@ -143,7 +149,8 @@ class PartExplainer:
             reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message.splitlines()[0])
             raise ValueError(f"Cannot read the image: {reason}") from error
         boxes = self._convert_boxes(box, image.shape)
-        resized = tf.image.resize(tf.cast(image, tf.float32), (height, width)).numpy()
+        # Not cast before: a large photograph as floats would take four times as much.
+        resized = tf.image.resize(image, (height, width)).numpy()
         if self._declared is not None and "int" in self._declared.dtype:
             resized = np.rint(resized)
         return Prepared(resized, boxes)
@@ -161,6 +168,15 @@ class PartExplainer:
             np.broadcast_to(np.float32(0), (1, height, width)),
         )
         return np.asarray(boxes)[0] / _size_of_boxes(height, width)
+
+    def _measure_each(self, prepared: list[Prepared]) -> list[dict[str, Any]]:
+        """As `_measure`; an image that makes it fail has the error, alone."""
+        try:
+            return self._measure(prepared)
+        except (TypeError, ValueError) as error:
+            if len(prepared) == 1:
+                return [{"error": str(error)}]
+        return [self._measure_each([one])[0] for one in prepared]
 
     def _measure(self, prepared: list[Prepared]) -> list[dict[str, Any]]:
         settings = self._settings

@@ -7,6 +7,10 @@ from typing import Any
 from keras_embcam.cli.explain import PIXEL_RANGES, make_scaling
 
 SPLITS = ("all", "first_half", "second_half", "official_train", "official_test")
+DISJOINT_SPLITS = (
+    {"first_half", "second_half"},
+    {"official_train", "official_test"},
+)
 FRAMINGS = {
     "full_frame": "full frame",
     "centre_crop": "resize and centre crop",
@@ -22,7 +26,13 @@ def add_command(commands: Any) -> None:
         "images: where the heat is, localisation, faithfulness and cost.",
     )
     evaluate.set_defaults(run=run)
-    evaluate.add_argument("model", metavar="MODEL.keras", type=Path)
+    evaluate.add_argument(
+        "models",
+        metavar="MODEL.keras",
+        type=Path,
+        nargs="+",
+        help="several, such as trainings with other seeds: means and deviations",
+    )
     images = evaluate.add_mutually_exclusive_group(required=True)
     images.add_argument(
         "--cub",
@@ -82,22 +92,45 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     import keras
 
-    from keras_embcam.evaluation import (
-        DEFAULT_METHODS,
-        evaluate,
-        get_methods,
-        sensitivity_to_channels,
-    )
+    from keras_embcam.evaluation import DEFAULT_METHODS, Report, get_methods
 
-    if not options.model.exists():
-        raise ValueError(f"There is no model {str(options.model)!r}.")
-    if options.cub is None and options.calibration_split:
-        raise ValueError("--calibration-split is for --cub, which has boxes.")
+    for path in options.models:
+        if not path.exists():
+            raise ValueError(f"There is no model {str(path)!r}.")
+    if options.cub is None and (options.calibration_split or options.sensitivity):
+        raise ValueError(
+            "--calibration-split and --sensitivity are for --cub, which has boxes."
+        )
+    splits = {options.split, options.calibration_split}
+    if options.calibration_split and splits not in DISJOINT_SPLITS:
+        raise ValueError(
+            "--calibration-split must have no images of --split: take the two halves, "
+            "or the two official ones. Received: "
+            f"{options.calibration_split!r} for {options.split!r}"
+        )
     methods: Any = DEFAULT_METHODS
     if options.methods is not None:
         methods = [name.strip() for name in options.methods.split(",")]
-    chosen = get_methods(methods)  # before the model is loaded
-    model = keras.models.load_model(options.model, compile=False)
+    get_methods(methods)  # for its errors, before models are loaded
+    if options.sensitivity and not _list_channel_weightings(methods):
+        raise ValueError("--sensitivity needs a method that weighs channels.")
+    reports = [
+        _evaluate(
+            keras.models.load_model(path, compile=False), path.name, methods, options
+        )
+        for path in options.models
+    ]
+    report = reports[0] if len(reports) == 1 else Report.combine(reports)
+    print(report)
+    if options.out is not None:
+        for path in report.save(options.out):
+            print(path)
+
+
+def _evaluate(model: Any, name: str, methods: Any, options: argparse.Namespace) -> Any:
+    """Return the report on one model."""
+    from keras_embcam.evaluation import evaluate, sensitivity_to_channels
+
     common = {
         "conv_layer": options.conv_layer,
         "embedding_layer": options.embedding_layer,
@@ -116,18 +149,22 @@ def run(options: argparse.Namespace) -> None:
         methods,
         calibration_examples=calibration,
         faithfulness_images=options.faithfulness,
-        name=options.model.name,
+        name=name,
         framing=FRAMINGS[options.framing],
         **common,
     )
     report.settings["images from"] = _describe(options)
     if options.sensitivity:
-        names = [method.name for method in chosen if method.explains_proxy]
+        names = _list_channel_weightings(methods)
         report.curves |= sensitivity_to_channels(model, examples, names, **common)
-    print(report)
-    if options.out is not None:
-        for path in report.save(options.out):
-            print(path)
+    return report
+
+
+def _list_channel_weightings(methods: Any) -> list[str]:
+    from keras_embcam.evaluation import get_methods
+
+    # The activation sum, which has no proxy, weighs all channels alike.
+    return [x.name for x in get_methods(methods) if x.has_proxy and not x.preset]
 
 
 def _open(options: argparse.Namespace, model: Any, split: str) -> Any:

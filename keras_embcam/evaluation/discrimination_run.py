@@ -21,6 +21,8 @@ from keras_embcam.metrics import pointing_game_in_boxes, pointing_game_in_masks
 from keras_embcam.proxies import class_mean
 
 NUM_CELLS = (2, 4)
+# Of each number of cells.
+NUM_MONTAGES = 100
 NUM_PREDICTED = 5
 BATCH_SIZE = 32
 
@@ -40,7 +42,7 @@ def measure_discrimination(
 ) -> list[str]:
     """Add the share of heat on the cell whose class mean is the proxy.
 
-    Of montages of the given images, one for each; class means are those of all other
+    Of `NUM_MONTAGES` montages of the given images; class means are those of all other
     images, and serve every method in place of its own proxy.
 
     Args:
@@ -68,10 +70,10 @@ def measure_discrimination(
             )
             continue
         montages = make_montages(
-            examples["image"][usable], labels[usable], num_cells, len(rows), seed
+            examples["image"][usable], labels[usable], num_cells, NUM_MONTAGES, seed
         )
         shares: list[list[np.ndarray]] = [[] for _ in methods]
-        for start in range(0, len(rows), BATCH_SIZE):
+        for start in range(0, NUM_MONTAGES, BATCH_SIZE):
             batch = slice(start, start + BATCH_SIZE)
             for cell in range(num_cells):
                 asked = proxies[montages.cell_labels[batch, cell]]

@@ -30,7 +30,7 @@ from keras_embcam.evaluation.stability import (
     shift_images,
     translation_overlap,
 )
-from keras_embcam.evaluation.vectors import find_missing
+from keras_embcam.evaluation.vectors import find_missing, make_targets
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.image_sources import ImageSource
 from keras_embcam.pixel_gradients import explain_pixels
@@ -46,6 +46,8 @@ NOISE = 2 / 255
 PATCHES_A_SIDE = 7
 # Of each side, for the shift that a box has to follow.
 SHIFT = 1 / 8
+# Of boxes, where a method has no rule of its own.
+BOX_THRESHOLD = 0.2
 
 Found = list[dict[str, float]]
 Curves = dict[str, dict[str, Any]]
@@ -64,8 +66,9 @@ def measure_faithfulness(
 ) -> tuple[Found, Curves, list[str]]:
     """Measure on some images of a set whether maps show what the network uses.
 
-    Deletion, insertion, occlusion and noise look at the similarity to the image's own
-    unit embedding for all methods, whatever their proxy, so that rows compare.
+    Deletion, insertion and occlusion look at the similarity to the method's own proxy;
+    for methods without one, to the image's own unit embedding. The noise is against
+    that embedding for all of them.
 
     Args:
         model: see `explain`.
@@ -90,10 +93,12 @@ def measure_faithfulness(
     subject.measure_translation(found)
     curves |= subject.measure_randomized(found, seed)
     notes = [
-        f"Faithfulness on {len(rows)} images, by the similarity to each image's own "
-        f"unit embedding: {NUM_STEPS} steps to a blurred image; occlusion by patches "
-        f"of 1/{PATCHES_A_SIDE} of a side; noise of {NOISE:.4f} of the range; a shift "
-        f"of {SHIFT} of each side, boxes at 0.2"
+        f"Faithfulness on {len(rows)} images. Deletion, insertion and occlusion: by "
+        "the similarity to the proxy of each row, or to the image's own embedding "
+        f"where it has none; {NUM_STEPS} steps to a blurred image; patches of "
+        f"1/{PATCHES_A_SIDE} of a side. Noise of {NOISE:.4f} of the range, against the "
+        f"image's own embedding. A shift of {SHIFT} of each side, boxes at "
+        f"{BOX_THRESHOLD} or by the method's own rule"
     ]
     if run.labels is not None:
         options = (model, methods, run, rows, examples, embedding_layer)
@@ -127,9 +132,17 @@ class Subject:
         self._embedding_layer = embedding_layer
         self._conv_layer = find_single_layer(methods)
         self._images = examples["image"]
-        embeddings = run.embeddings[rows] if run.embeddings is not None else None
-        self._targets = ops.convert_to_numpy(single_point(embeddings))
+        if run.embeddings is None:
+            raise ValueError("Faithfulness needs the embeddings of the set.")
+        embeddings = run.embeddings[rows]
+        self._single_points = ops.convert_to_numpy(single_point(embeddings))
         self._vectors = run.proxies.choose(methods, rows, examples.get("label"))
+        self._targets = [
+            make_targets(
+                vectors if method.has_proxy else None, embeddings, self._single_points
+            )
+            for vectors, method in zip(self._vectors, methods, strict=True)
+        ]
         self._maps = dict(self._explain(self._images))
 
     def _explain(self, images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -173,11 +186,11 @@ class Subject:
                 if not has_order(maps.reshape(len(maps), -1)).any():
                     continue  # such as the uniform map: nothing is the hottest
                 curve = follow(
-                    self._embed, self._images, maps, self._targets, NUM_STEPS
+                    self._embed, self._images, maps, self._targets[number], NUM_STEPS
                 )
                 found[number][key] = mean_of(area_under(curve))
                 y[self._methods[number].name] = np.nanmean(curve, axis=0).tolist()
-            curves[f"{key.capitalize()}: similarity to the whole image"] = {
+            curves[f"{key.capitalize()}: similarity to the proxy"] = {
                 "x": [step / NUM_STEPS for step in range(NUM_STEPS + 1)],
                 "x_name": f"share of pixels, hottest first ({key})",
                 "y": y,
@@ -187,9 +200,15 @@ class Subject:
     def measure_occlusion(self, found: Found) -> None:
         """Add the rank correlation with the occlusion map."""
         patch_size = max(1, min(self._images.shape[1:3]) // PATCHES_A_SIDE)
-        occluded = occlusion_maps(self._embed, self._images, self._targets, patch_size)
+        # One for all methods of the same proxy.
+        made: list[tuple[np.ndarray, np.ndarray]] = []
         for number, maps in self._maps.items():
-            found[number]["occlusion"] = mean_of(rank_correlation(maps, occluded))
+            targets = self._targets[number]
+            same = [x for known, x in made if np.array_equal(known, targets)]
+            if not same:
+                same = [occlusion_maps(self._embed, self._images, targets, patch_size)]
+                made.append((targets, same[0]))
+            found[number]["occlusion"] = mean_of(rank_correlation(maps, same[0]))
 
     def measure_noise(self, found: Found) -> None:
         """Add the rank correlation with the maps under adversarial noise."""
@@ -200,7 +219,7 @@ class Subject:
             [(_, (part,))] = run_batches(
                 self._model,
                 ImageSource(images, self._model, len(images)),
-                ProxyChooser(self._targets[rows], None, None, None, len(images)),
+                ProxyChooser(self._single_points[rows], None, None, None, len(images)),
                 self._conv_layer,
                 self._embedding_layer,
                 explain_pixels,
@@ -221,9 +240,11 @@ class Subject:
         mean_colour = self._images.mean(axis=(0, 1, 2))
         shifted = shift_images(self._images, *shift, fill=mean_colour)
         for number, maps in self._explain(shifted):
+            threshold = self._methods[number].find_box_threshold()
+            threshold = BOX_THRESHOLD if threshold is None else threshold
             overlap = translation_overlap(
-                find_boxes(self._maps[number]),
-                find_boxes(maps),
+                find_boxes(self._maps[number], threshold),
+                find_boxes(maps, threshold),
                 shift,
                 size=(height, width),
             )

@@ -76,7 +76,8 @@ def evaluate(
         bounding_box_format: of the boxes, as Keras names it.
         mask_foreground: see `heatmap_ratio_in_masks`.
         mask_ignored: see `heatmap_ratio_in_masks`.
-        conv_layer: of the methods that name none; see `EmbeddingCAM`.
+        conv_layer: of the methods that name none and have no preset; see
+            `EmbeddingCAM`.
         embedding_layer: see `EmbeddingCAM`.
         preprocessing_function: see `explain`.
         batch_size: images at a time, >= 1.
@@ -148,7 +149,9 @@ def evaluate(
         embed_first=faithfulness_images > 0,
         **common,
     )
-    notes += _note_skipped(stream.skipped)
+    notes += _note_skipped(stream.skipped, "examples")
+    if calibration_examples is not None:
+        notes += _note_skipped(other.skipped, "calibration examples")
     rows = _make_rows(chosen, run, calibration)
     notes += _note_left_out(rows, run)
     curves = (
@@ -252,12 +255,12 @@ def _describe(
     return described | {"seed": seed}
 
 
-def _note_skipped(skipped: list[str]) -> list[str]:
+def _note_skipped(skipped: list[str], what: str) -> list[str]:
     if not skipped:
         return []
     more = f" and {len(skipped) - 10} more" if len(skipped) > 10 else ""
     listed = "; ".join(skipped[:10]) + more
-    return [f"Left out, as they cannot be read: {len(skipped)} examples: {listed}"]
+    return [f"Left out, as they cannot be read: {len(skipped)} {what}: {listed}"]
 
 
 def _note_left_out(rows: list[dict[str, Any]], run: SetRun) -> list[str]:

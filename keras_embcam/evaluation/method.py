@@ -105,8 +105,13 @@ class Method:
 
     @property
     def explains_proxy(self) -> bool:
-        """Whether the maps depend on the proxy at all."""
+        """Whether the maps are made from activations, gradients and a proxy."""
         return self.database is None and self.heatmaps is None
+
+    @property
+    def has_proxy(self) -> bool:
+        """Whether there is a proxy that the maps depend on."""
+        return self.explains_proxy and self.weighting is not activation_sum
 
     @property
     def has_scores(self) -> bool:
@@ -134,7 +139,7 @@ class Method:
 
     def describe_proxy(self) -> str:
         """Return what the map explains, for a table."""
-        if not self.explains_proxy or self.weighting is activation_sum:
+        if not self.has_proxy:
             return "none" if self.database is None else "transferred"
         if not isinstance(self.proxy, str):
             return "a function" if callable(self.proxy) else "given for each class"
@@ -173,6 +178,8 @@ METHODS: dict[str, Method] = {
         Method("triplet_top_50", "triplet", top_channels=50),
         Method("distance_difference", "distance_difference"),
         Method("pairwise_distance", "pairwise_distance"),
+        Method("localize", preset="localize"),
+        Method("localize_class_mean", "class_mean", preset="localize"),
         Method("gradcam++", weighting="gradcam++"),
         Method("layercam", weighting="layercam"),
         Method("hirescam", weighting="hirescam"),

@@ -9,6 +9,7 @@ import numpy as np
 from keras import tree
 
 from keras_embcam.compiled import run_batches
+from keras_embcam.convolutions import Scales
 from keras_embcam.evaluation.examples import ExampleStream
 from keras_embcam.evaluation.maps import explain_with_all, find_layers
 from keras_embcam.evaluation.measures import (
@@ -125,7 +126,7 @@ def choose_methods(
 
     Args:
         methods: see `get_methods`.
-        conv_layer: of the methods that name none.
+        conv_layer: of the methods that name none and have no preset.
         keys: what the examples have.
     """
     found, notes = get_methods(methods), []
@@ -136,7 +137,9 @@ def choose_methods(
     if conv_layer is not None:
         found = [
             replace(method, conv_layer=conv_layer)
-            if method.conv_layer is None and method.explains_proxy
+            if method.conv_layer is None
+            and method.preset is None
+            and method.explains_proxy
             else method
             for method in found
         ]
@@ -160,7 +163,7 @@ def make_embedder(model: keras.Model, conv_layer: Any, embedding_layer: Any) -> 
 def find_single_layer(methods: Sequence[Method]) -> Any:
     """Return a layer that one of the methods names, to view the model at."""
     layers = [find_layers(method) for method in methods if method.explains_proxy]
-    return next((x for x in layers if not isinstance(x, list | tuple)), None)
+    return next((x for x in layers if not isinstance(x, list | tuple | Scales)), None)
 
 
 class LayerFacts(NamedTuple):

@@ -131,6 +131,33 @@ class ProxySet:
         )
 
 
+def make_targets(
+    proxies: Any, embeddings: np.ndarray, single_points: np.ndarray
+) -> np.ndarray:
+    """Return the unit vector that each image's embedding is compared with: (n, d).
+
+    Args:
+        proxies: an item of `ProxySet.choose`; of several, the mean counts.
+        embeddings: (n, d) raw.
+        single_points: (n, d), for images that have no proxy.
+
+    Example:
+
+    >>> points = np.float32([[1, 0], [0, 1]])
+    >>> make_targets(np.float32([[3, 4], [np.nan, 0]]), points, points).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 1.0]]
+    """
+    if callable(proxies):
+        proxies = np.asarray(proxies(embeddings))
+    if proxies is None:
+        return single_points
+    if proxies.ndim == 3:
+        proxies = proxies.mean(axis=1)
+    lengths = np.linalg.norm(proxies, axis=1, keepdims=True)
+    is_there = lengths > 0  # NaN is not
+    return np.where(is_there, proxies / np.where(is_there, lengths, 1), single_points)
+
+
 def find_missing(proxies: Any, num_images: int) -> np.ndarray:
     """Tell which images have no proxy: (n,) bool.
 

@@ -1,5 +1,7 @@
 """Fewer entries: the centres of clusters, with the mean weights of their members."""
 
+from collections.abc import Callable
+
 import numpy as np
 from keras import ops
 
@@ -8,32 +10,67 @@ from keras_embcam.transfer.neighbours import missing_message
 
 
 def cluster_embeddings(
-    unit_embeddings: np.ndarray, num_clusters: int, seed: int
+    unit_embeddings: np.ndarray, num_clusters: int, seed: int, library: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return unit centres (c, d) and the cluster of each entry (N,), by k-means.
 
     Args:
         unit_embeddings: (N, d) float32.
         num_clusters: at most N; the result has fewer where entries repeat.
-        seed: of k-means++.
+        seed: of the first centres.
+        library: a key of `LIBRARIES`.
 
     Raises:
-        ImportError: if scikit-learn is missing.
-        ValueError: where the members of a cluster cancel out.
+        ImportError: if the library is missing.
+        ValueError: for an unknown library, and where the members of a cluster cancel
+            out.
     """
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError as error:
-        raise ImportError(missing_message("scikit-learn", "evaluation")) from error
-    means = KMeans(num_clusters, random_state=seed).fit(unit_embeddings)
-    used, clusters = np.unique(means.labels_, return_inverse=True)
-    centres = means.cluster_centers_[used]
+    if library not in LIBRARIES:
+        raise ValueError(
+            f"`library` must be one of {sorted(LIBRARIES)}. Received: {library!r}"
+        )
+    labels = LIBRARIES[library](unit_embeddings, num_clusters, seed)
+    _, clusters, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    centres = np.zeros((len(counts), unit_embeddings.shape[1]))
+    np.add.at(centres, clusters, unit_embeddings)
+    centres /= counts[:, None]
     if not np.linalg.norm(centres, axis=1).min() > 1e-6:
         raise ValueError(
             "The members of a cluster point in opposite directions, so their mean has "
             "none. Raise `num_clusters`."
         )
     return ops.convert_to_numpy(single_point(centres)), clusters
+
+
+def _label_with_scikit_learn(
+    entries: np.ndarray, num_clusters: int, seed: int
+) -> np.ndarray:
+    try:
+        from sklearn.cluster import KMeans
+    except ImportError as error:
+        raise ImportError(missing_message("scikit-learn", "evaluation")) from error
+    return KMeans(num_clusters, random_state=seed).fit(entries).labels_
+
+
+def _label_with_faiss(entries: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(missing_message("faiss", "faiss")) from error
+    entries = np.ascontiguousarray(entries, "float32")
+    # It asks for 39 entries a cluster otherwise, and says so.
+    means = faiss.Kmeans(
+        entries.shape[1], num_clusters, seed=seed, min_points_per_centroid=1
+    )
+    means.train(entries)
+    return means.index.search(entries, 1)[1][:, 0]
+
+
+# (entries (N, d), number of clusters, seed) -> the cluster of each entry (N,).
+LIBRARIES: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
+    "scikit-learn": _label_with_scikit_learn,
+    "faiss": _label_with_faiss,
+}
 
 
 def average_weights(

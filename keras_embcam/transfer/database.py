@@ -50,7 +50,8 @@ class GradWeightDatabase(GradWeightTable):
         margin: of the triplet loss; None for another loss.
         sign: -1 or +1.
         left_out: numbers of the images of the training set that are not in the
-            database, for want of an active triplet. Row i is the i-th of the others.
+            database, for want of an active triplet. Row i is the i-th of the others;
+            in a database from `compress` it is a centre, and of no image.
 
     Raises:
         ValueError: for arrays that do not belong together.
@@ -192,13 +193,15 @@ class GradWeightDatabase(GradWeightTable):
         num_entries, width = self.embeddings.shape
         num_kept = self.channels.shape[1]
         margin = "another loss" if self.margin is None else f"margin {self.margin}"
+        pair = self.channels.itemsize + self.values.itemsize
         num_bytes = sum(x.nbytes for x in (self.embeddings, self.channels, self.values))
         return (
             f"GradWeightDatabase: {num_entries} entries of width {width}, each with "
             f"{num_kept} of {self.num_channels} channels of {self.conv_layer!r}\n"
             f"({self.weighting}, up to {self.num_triplets} triplets, {margin}, sign "
             f"{self.sign:+}). Memory is O(N (D + M)):\n"
-            f"{num_entries} x (4 x {width} + 8 x {num_kept}) = {num_bytes:,} bytes."
+            f"{num_entries} x (4 x {width} + {pair} x {num_kept}) = "
+            f"{num_bytes:,} bytes."
         )
 
     def explain(

@@ -79,7 +79,13 @@ class GradWeightTable:
         """
         return self.lend(self.find(embeddings, num_neighbours, search)[0])
 
-    def compress(self, num_clusters: int = 50, seed: int = 0) -> Self:
+    def compress(
+        self,
+        num_clusters: int = 50,
+        seed: int = 0,
+        *,
+        library: Literal["scikit-learn", "faiss"] = "scikit-learn",
+    ) -> Self:
         """Return a smaller table of k-means centres (Chen et al.).
 
         The centres are scaled to length 1; their weights are the means of their
@@ -88,13 +94,17 @@ class GradWeightTable:
         Args:
             num_clusters: 1 to N. There are fewer where entries repeat.
             seed: of k-means.
+            library: that runs k-means; "faiss" for large databases.
 
         Raises:
-            ValueError: for a number of clusters that is out of range.
-            ImportError: if scikit-learn is missing.
+            ValueError: for a number of clusters that is out of range, or an unknown
+                library.
+            ImportError: if the library is missing.
         """
         check_integer("num_clusters", num_clusters, 1, len(self))
-        centres, clusters = cluster_embeddings(self.embeddings, num_clusters, seed)
+        centres, clusters = cluster_embeddings(
+            self.embeddings, num_clusters, seed, library
+        )
         channels, values = average_weights(
             self.channels, self.values, clusters, self.num_channels
         )
