@@ -227,7 +227,8 @@ def test_thresholds_chosen_on_another_set_are_used(network, examples) -> None:
         assert row["threshold"] == other_row["threshold"]
         at = curve["x"].index(row["threshold"])
         assert row["max_box_0.5"] == curve["y"][row["method"]][at]
-    assert report.settings["thresholds of MaxBoxAcc"] == "chosen on 5 other images"
+    chosen = report.settings["thresholds of MaxBoxAcc"]
+    assert chosen == "chosen on 5 other images, of 0.05 to 0.95 in steps of 0.05"
 
 
 def test_baselines_that_explain_nothing(network, examples) -> None:

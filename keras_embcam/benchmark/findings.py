@@ -62,8 +62,9 @@ class Findings:
             "layer": f"{row['conv_layer']}, {row['map_size']}",
             "images": f"{self.num_train} of the first half of the classes to train "
             f"on, {self.num_test} of the second to report on",
-            "thresholds of MaxBoxAcc": self.single.settings["thresholds of MaxBoxAcc"]
-            + " of the first half",
+            "thresholds of MaxBoxAcc": self.single.settings[
+                "thresholds of MaxBoxAcc"
+            ].replace("other images", "images of the first half"),
             "seeds": seeds,
             **self.recall_by_name(),
             "versions": {

@@ -95,7 +95,8 @@ def explain_catalogue(
         output_folder: empty, or that of an earlier run of the same options.
         format: of `source`; None to tell from the names of the files.
         num_actors: how many processes explain at once; Ray reserves a core for each.
-        num_gpus: how many GPUs each of them takes; at 0 Ray hides them all.
+        num_gpus: how many GPUs each of them takes; at 0 Ray hides them all. Below 1,
+            set TF_FORCE_GPU_ALLOW_GROWTH, or the first process takes all the memory.
         batch_size: images at a time, >= 1. May change from run to run.
         images_per_part: images in a file of the output, >= 1; what is lost of an
             actor's work when it dies.

@@ -198,7 +198,7 @@ def evaluate(
             "chosen on the set itself (oracle threshold)"
             if calibration is None
             else f"chosen on {calibration.num_images} other images"
-        )
+        ) + f", of {THRESHOLDS[0]} to {THRESHOLDS[-1]} in steps of 0.05"
     return Report(rows, settings, curves, notes)
 
 
