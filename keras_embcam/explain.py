@@ -79,8 +79,10 @@ def explain(
     (2, 32, 32)
     """
     batches = list(explain_batches(model, images, **options))
-    if len(batches) == 1:  # nothing to copy
-        return batches[0] if details else batches[0].heatmaps
+    if len(batches) == 1:  # maps may be large, and need no other copy
+        (whole,) = batches
+        images = tree.map_structure(np.array, whole.images)
+        return whole._replace(images=images) if details else whole.heatmaps
     heatmaps = np.concatenate([batch.heatmaps for batch in batches])
     if not details:
         return heatmaps

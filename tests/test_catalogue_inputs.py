@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_embcam import explain
-from keras_embcam.catalogue import CatalogueCounts, explain_catalogue, run
+from keras_embcam.catalogue import CatalogueCounts, explain_catalogue, run, worker
 from keras_embcam.catalogue.inputs import Part, Source, list_parts, read_items
 from keras_embcam.catalogue.manifest import write_whole
 from keras_embcam.heatmaps import find_boxes
@@ -75,10 +75,10 @@ def without_actors(monkeypatch) -> None:
     """The explaining of parts by this process itself, in place of Ray's actors."""
 
     def explain_parts(parts: Any, source: Any, settings: Any, *_: Any) -> None:
-        worker = run.PartExplainer(source, settings)
+        explainer = run.PartExplainer(source, settings)
         for number, part in parts.items():
             row = {"number": number, **part._asdict()}
-            (problem,) = worker(pa.Table.from_pylist([row]))["problem"].to_pylist()
+            (problem,) = explainer(pa.Table.from_pylist([row]))["problem"].to_pylist()
             if problem is not None:
                 raise ValueError(problem)
 
@@ -96,6 +96,13 @@ def standardize(images: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         centred = images - images.mean(axes, keepdims=True)
         return centred / images.std(axes, keepdims=True)
+
+
+def refuse(images: np.ndarray) -> np.ndarray:
+    """Raise an error of a kind that nobody expects."""
+    if not images.any(axis=(1, 2, 3)).all():
+        raise KeyError("black")
+    return images
 
 
 def write_records(path: Path, records: list[bytes]) -> None:
@@ -389,8 +396,11 @@ class TestModels:
             assert levels.shape == (14, 14)
             np.testing.assert_allclose(levels / 255, heatmap, atol=0.51 / 255)
 
+    @pytest.mark.parametrize(
+        ("function", "message"), [(standardize, "must not hold NaN"), (refuse, "black")]
+    )
     def test_an_image_that_cannot_be_explained_is_the_only_one_with_an_error(
-        self, model_path, photographs, tmp_path
+        self, function, message, model_path, photographs, tmp_path
     ) -> None:
         black = tf.io.encode_png(np.zeros((20, 30, 3), np.uint8)).numpy()
         for name in ("0.png", "2.png"):
@@ -398,12 +408,22 @@ class TestModels:
         (tmp_path / "1.png").write_bytes(black)
         folder = tmp_path.with_name("explained_but_one")
         counts = explain_catalogue(
-            model_path, tmp_path, folder, preprocessing_function=standardize
+            model_path, tmp_path, folder, preprocessing_function=function
         )
         assert counts == CatalogueCounts(3, 1)
         errors = [row["error"] for row in read_rows(folder)]
         assert errors[0] is None and errors[2] is None
-        assert "must not hold NaN" in errors[1]
+        assert message in errors[1]
+
+    def test_what_goes_wrong_with_the_disk_ends_the_run(
+        self, model_path, photographs, tmp_path, monkeypatch
+    ) -> None:
+        def fill_up(*_: Any) -> None:
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(worker, "write_whole", fill_up)
+        with pytest.raises(ValueError, match="OSError: No space left on device"):
+            explain_catalogue(model_path, photographs, tmp_path / "out")
 
     def test_an_empty_map_has_no_box(self, photographs, tmp_path) -> None:
         model = make_model()

@@ -88,9 +88,18 @@ def test_a_missing_matplotlib_says_what_to_install(tmp_path, monkeypatch) -> Non
         make_report(0.5).save(tmp_path)
 
 
+def test_deviations_are_averaged_as_their_curves_are() -> None:
+    one, other = make_report(0.5), make_report(0.5)
+    one.curves = {"Curve": {**CURVE, "std": {"a": [0.1, 0.2]}}}
+    other.curves = {"Curve": {**CURVE, "std": {"a": [0.3, 0.2]}}}
+    combined = Report.combine([one, other])
+    assert combined.curves["Curve"]["std"]["a"] == pytest.approx([0.2, 0.2])
+
+
 def test_curves_of_other_thresholds_are_not_averaged() -> None:
     other = make_report(0.5)
     other.curves = {"Curve": {**CURVE, "x": [0.1, 0.3]}}
     combined = Report.combine([make_report(0.5), other])
-    assert combined.curves["Curve"]["y"] == {}
+    assert combined.curves == {}
+    assert combined.notes[-1] == "Not averaged, as the models differ in x: Curve"
     assert np.isfinite(combined.rows[0]["ratio_box"])

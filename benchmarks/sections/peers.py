@@ -115,6 +115,10 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process; a second time does nothing."""
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -162,7 +166,7 @@ def measure(plan: Plan) -> Iterator[Row]:
                     )
                 except LostError as lost:
                     # Its process may have ended: the others get a new one.
-                    workers.pop(lost.group)
+                    workers.pop(lost.group).stop()
                     gone = lost.group.peers if lost.job == "forward" else (lost.job,)
                     for peer in gone:
                         if agreement.pop(peer, None) is not None:

@@ -29,7 +29,7 @@ from keras_embcam.evaluation import Method, Report, evaluate
 from keras_embcam.evaluation.measures import NEEDED
 from keras_embcam.explain import embed
 
-# Enough to choose one of 19 thresholds, and images for montages.
+# Enough to choose one of 19 thresholds.
 CALIBRATION_IMAGES_PER_CLASS = 20
 
 

@@ -62,16 +62,19 @@ def make_single_methods(share: float) -> list[Method]:
         share: of the central box.
     """
     # Beside the papers' thresholds, at that of the preset.
-    fair = {"box_threshold": get_preset("localize").box_threshold}
+    threshold = get_preset("localize").box_threshold
     sum_of_activations = BASELINES["activation_sum"]
     baselines = [replace(METHODS[key], name=shown) for key, shown in BASELINES.items()]
     return [
-        Method(SINGLE, **fair),
+        Method(SINGLE, box_threshold=threshold),
         Method(SINGLE_TOP, top_channels=50),
-        Method(MEAN, "class_mean", **fair),
+        Method(MEAN, "class_mean", box_threshold=threshold),
         Method(MEAN_TOP, "class_mean", top_channels=50),
         Method(MEAN_OF_OTHERS, "class_mean_leave_one_out"),
-        *(replace(x, **fair) if x.name == sum_of_activations else x for x in baselines),
+        *(
+            replace(x, box_threshold=threshold) if x.name == sum_of_activations else x
+            for x in baselines
+        ),
         Method(CENTRAL_BOX, heatmaps=central_box(share)),
         Method(LOCALIZE, preset="localize"),
         Method(LOCALIZE_MEAN, "class_mean", preset="localize"),

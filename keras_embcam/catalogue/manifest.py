@@ -63,7 +63,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Have a file written so that it is there as a whole or not at all."""
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
     write(unfinished)
-    with unfinished.open("rb") as file:
+    with unfinished.open("r+b") as file:
         os.fsync(file.fileno())  # or it might be empty after a crash of the machine
     os.replace(unfinished, path)
 

@@ -81,12 +81,12 @@ class PartExplainer:
         if not path.exists():
             try:
                 rows = self._explain(read_items(self._source, Part(**row)))
-            except (TypeError, ValueError) as error:
-                # Ray would tell it in a page of its own frames.
-                problem = str(error)
-            else:
                 explained = pyarrow.Table.from_pylist(rows, _schema())
                 write_whole(path, lambda x: pyarrow.parquet.write_table(explained, x))
+            except Exception as error:
+                # Ray would tell it in a page of its own frames, and start again.
+                is_ours = isinstance(error, TypeError | ValueError)
+                problem = str(error) if is_ours else f"{type(error).__name__}: {error}"
         return pyarrow.table({"problem": pyarrow.array([problem], pyarrow.string())})
 
     @cached_property
@@ -110,7 +110,7 @@ class PartExplainer:
                 try:
                     prepared.append(self._prepare(item.image, item.box))
                     readable.append(row)
-                except (TypeError, ValueError) as error:
+                except Exception as error:
                     row["error"] = str(error)
             found = self._measure_each(prepared) if prepared else []
             for row, values in zip(readable, found, strict=True):
@@ -173,9 +173,9 @@ class PartExplainer:
         """As `_measure`; an image that makes it fail has the error, alone."""
         try:
             return self._measure(prepared)
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             if len(prepared) == 1:
-                return [{"error": str(error)}]
+                return [{"error": str(error) or type(error).__name__}]
         return [self._measure_each([one])[0] for one in prepared]
 
     def _measure(self, prepared: list[Prepared]) -> list[dict[str, Any]]:

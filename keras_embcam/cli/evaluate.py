@@ -65,7 +65,7 @@ def add_command(commands: Any) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="measure faithfulness on N images; a hundred runs of the model for each",
+        help="measure faithfulness on N images; hundreds of runs of the model for each",
     )
     evaluate.add_argument(
         "--sensitivity",

@@ -67,8 +67,9 @@ def measure_faithfulness(
     """Measure on some images of a set whether maps show what the network uses.
 
     Deletion, insertion and occlusion look at the similarity to the method's own proxy;
-    for methods without one, to the image's own unit embedding. The noise is against
-    that embedding for all of them.
+    to the image's own unit embedding for methods without one, and for triplets and
+    pairs, whose directions are at right angles to it. The noise is against that
+    embedding for all of them.
 
     Args:
         model: see `explain`.
@@ -100,6 +101,11 @@ def measure_faithfulness(
         f"image's own embedding. A shift of {SHIFT} of each side, boxes at "
         f"{BOX_THRESHOLD} or by the method's own rule"
     ]
+    if any(method.is_direction for method in methods):
+        notes.append(
+            "Triplets and pairs, whose proxies are at right angles to the embedding, "
+            "are compared with the image's own embedding too"
+        )
     if run.labels is not None:
         options = (model, methods, run, rows, examples, embedding_layer)
         notes += measure_discrimination(found, *options, seed=seed)
@@ -139,7 +145,9 @@ class Subject:
         self._vectors = run.proxies.choose(methods, rows, examples.get("label"))
         self._targets = [
             make_targets(
-                vectors if method.has_proxy else None, embeddings, self._single_points
+                vectors if method.has_proxy and not method.is_direction else None,
+                embeddings,
+                self._single_points,
             )
             for vectors, method in zip(self._vectors, methods, strict=True)
         ]

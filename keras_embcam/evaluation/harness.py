@@ -82,8 +82,8 @@ def evaluate(
         preprocessing_function: see `explain`.
         batch_size: images at a time, >= 1.
         faithfulness_images: how many images to measure faithfulness on; 0 for none.
-            Takes 42 runs of the model for each image and method, and some 70 for
-            each image.
+            Takes 42 runs of the model for each image and method, some 50 for each
+            image and proxy, and some 20 for each image.
         num_timings: of each method alone, on one batch; 0 for no costs. Each method
             is compiled by itself for it.
         seed: of sampled triplets, chosen images and random weights.

@@ -114,6 +114,11 @@ class Method:
         return self.explains_proxy and self.weighting is not activation_sum
 
     @property
+    def is_direction(self) -> bool:
+        """Whether the proxy is at right angles to the embedding: of triplets, pairs."""
+        return isinstance(self.proxy, str) and self.proxy in SET_PROXIES[2:]
+
+    @property
     def has_scores(self) -> bool:
         """Whether maps that are not scaled are in the units of the score."""
         is_fused = self.preset is not None or isinstance(self.conv_layer, list)
@@ -143,7 +148,7 @@ class Method:
             return "none" if self.database is None else "transferred"
         if not isinstance(self.proxy, str):
             return "a function" if callable(self.proxy) else "given for each class"
-        if self.proxy in SET_PROXIES[2:]:
+        if self.is_direction:
             return f"{self.proxy}, {self.num_triplets} an image, sign {self.sign:+d}"
         return self.proxy
 

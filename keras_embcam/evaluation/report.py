@@ -169,12 +169,14 @@ class Report:
             key: _join([report.settings.get(key) for report in reports])
             for key in reports[0].settings
         }
-        curves = {
-            title: _combine_curves([report.curves[title] for report in reports])
-            for title in reports[0].curves
-            if all(title in report.curves for report in reports)
-        }
         notes = list(dict.fromkeys(x for report in reports for x in report.notes))
+        curves = {}
+        for title, first in reports[0].curves.items():
+            several = [report.curves.get(title, {}) for report in reports]
+            if all(curve.get("x") == first["x"] for curve in several):
+                curves[title] = _combine_curves(several)
+            else:
+                notes.append(f"Not averaged, as the models differ in x: {title}")
         return cls(rows, {"models": len(reports), **settings}, curves, notes)
 
 
@@ -193,10 +195,13 @@ def _combine_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _combine_curves(curves: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = [x for x in curves[0]["y"] if all(x in curve["y"] for curve in curves)]
-    if any(curve["x"] != curves[0]["x"] for curve in curves):
-        return curves[0] | {"y": {}}
-    means = {x: np.mean([curve["y"][x] for curve in curves], axis=0) for x in names}
-    return curves[0] | {"y": {name: values.tolist() for name, values in means.items()}}
+    combined = dict(curves[0])
+    for key in {"y", "std"} & combined.keys():
+        combined[key] = {
+            name: np.mean([curve[key][name] for curve in curves], axis=0).tolist()
+            for name in names
+        }
+    return combined
 
 
 def _join(values: list[Any]) -> Any:

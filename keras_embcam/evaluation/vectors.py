@@ -151,6 +151,8 @@ def make_targets(
         proxies = np.asarray(proxies(embeddings))
     if proxies is None:
         return single_points
+    if proxies.ndim == 1:
+        proxies = np.broadcast_to(proxies, single_points.shape)
     if proxies.ndim == 3:
         proxies = proxies.mean(axis=1)
     lengths = np.linalg.norm(proxies, axis=1, keepdims=True)
