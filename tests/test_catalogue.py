@@ -101,7 +101,7 @@ def identify(files: Any) -> dict[Path, tuple]:
     return {x: (x.stat().st_ino, x.stat().st_mtime_ns) for x in files}
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 180) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 400) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it took too long"
@@ -279,7 +279,7 @@ def test_a_part_that_kills_its_process_is_named_and_the_others_are_finished(
         picture = np.full((20, 30, 3), 255, np.uint8) if not number else None
         encoded = encode_image(number) if number else tf.io.encode_png(picture).numpy()
         (tmp_path / f"{number}.png").write_bytes(encoded)
-    folder = tmp_path.with_name("explained")
+    folder = tmp_path.with_name(f"{tmp_path.name}_explained")
     with pytest.raises(RuntimeError, match=r"1 of 3 parts .* 4 times.*\['0.png'\]"):
         explain_catalogue(
             model_path,

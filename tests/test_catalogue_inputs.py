@@ -406,7 +406,7 @@ class TestModels:
         for name in ("0.png", "2.png"):
             shutil.copy(photographs / name, tmp_path)
         (tmp_path / "1.png").write_bytes(black)
-        folder = tmp_path.with_name("explained_but_one")
+        folder = tmp_path.with_name(f"{tmp_path.name}_explained")
         counts = explain_catalogue(
             model_path, tmp_path, folder, preprocessing_function=function
         )
