@@ -96,7 +96,7 @@ class EventWriter:
 def _write_picture(tag: str, picture: np.ndarray, step: int) -> None:
     """Write what `tf.summary.image` writes, compressed less.
 
-    Its compression cannot be chosen, and took five times as long for files 5 to 10 %
+    Its compression cannot be chosen, and took five times as long for files 7 to 12 %
     smaller: of what an update over small images takes, a sixth.
     """
     height, width, _ = picture.shape

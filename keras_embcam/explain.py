@@ -81,8 +81,10 @@ def explain(
     batches = list(explain_batches(model, images, **options))
     if len(batches) == 1:  # maps may be large, and need no other copy
         (whole,) = batches
-        images = tree.map_structure(np.array, whole.images)
-        return whole._replace(images=images) if details else whole.heatmaps
+        if not details:
+            return whole.heatmaps
+        # Of the images a copy: they may be views of the caller's array.
+        return whole._replace(images=tree.map_structure(np.array, whole.images))
     heatmaps = np.concatenate([batch.heatmaps for batch in batches])
     if not details:
         return heatmaps

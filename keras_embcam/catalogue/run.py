@@ -213,11 +213,27 @@ def _explain_parts(
 ) -> None:
     import ray.data
 
+    rows = [{"number": number, **part._asdict()} for number, part in parts.items()]
     # A part that cannot be finished does not keep the others from it.
     context = ray.data.DataContext.get_current()
     allowed, context.max_errored_blocks = context.max_errored_blocks, -1
     try:
-        _run_parts(parts, source, settings, num_actors, num_gpus)
+        # One stage: a stage of its own for reading would wait for ever for a core where
+        # the actors have them all, and would send every image through Ray's memory.
+        reports = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            PartExplainer,
+            fn_constructor_args=(source, settings),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=num_actors),
+            num_cpus=1,
+            num_gpus=num_gpus,
+            # Ray's own default would start a part that kills its process without end.
+            max_task_retries=MAX_RETRIES,
+        )
+        for report in reports.iter_rows():
+            if report["problem"] is not None:
+                raise ValueError(report["problem"])
     finally:
         context.max_errored_blocks = allowed
     missing = [
@@ -233,34 +249,6 @@ def _explain_parts(
             f"the first of these parts is of {parts[missing[0]].files[:10]}. The "
             "others are there, and another call tries the missing ones again."
         )
-
-
-def _run_parts(
-    parts: dict[int, Part],
-    source: Source,
-    settings: Settings,
-    num_actors: int,
-    num_gpus: float,
-) -> None:
-    import ray.data
-
-    rows = [{"number": number, **part._asdict()} for number, part in parts.items()]
-    # One stage: a stage of its own for reading would wait for ever for a core where
-    # the actors have them all, and would send every image through Ray's memory.
-    reports = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        PartExplainer,
-        fn_constructor_args=(source, settings),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=num_actors),
-        num_cpus=1,
-        num_gpus=num_gpus,
-        # Ray's own default would start a part that kills its process without end.
-        max_task_retries=MAX_RETRIES,
-    )
-    for report in reports.iter_rows():
-        if report["problem"] is not None:
-            raise ValueError(report["problem"])
 
 
 def _count(folder: Path) -> CatalogueCounts:
