@@ -20,11 +20,11 @@ import numpy as np
 from keras import ops
 
 from keras_embcam import embed, explain
-from keras_embcam.convolutions import Scales
 from keras_embcam.datasets import cub200
 from keras_embcam.evaluation.discrimination import heat_by_cell, make_montages
 from keras_embcam.heatmaps import combine_channels, resize_heatmaps, scale_heatmaps
 from keras_embcam.metrics import localization_accuracy
+from keras_embcam.network.feature_maps import Scales
 from keras_embcam.presets import PRESETS, LayerFusion, Preset
 from keras_embcam.proxies import class_mean
 from keras_embcam.weightings import layercam

@@ -6,12 +6,12 @@ import keras
 import tensorflow as tf
 from keras import KerasTensor, tree
 
-from keras_embcam.model_inputs import check_model, declared_inputs
-from keras_embcam.model_view import ModelView, find_images
-from keras_embcam.pipeline import explain_images
+from keras_embcam.network.inputs import check_model, declared_inputs
+from keras_embcam.network.trial_run import list_operations
+from keras_embcam.network.view import ModelView, find_images
 from keras_embcam.presets import apply_preset
 from keras_embcam.proxies import check_proxies_shape
-from keras_embcam.survey import list_operations
+from keras_embcam.running.one_batch import explain_images
 from keras_embcam.weightings import Weighting, check_top_channels
 
 Tensor = Any

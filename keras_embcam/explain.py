@@ -7,12 +7,12 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_embcam.compiled import run_batches
-from keras_embcam.image_sources import ImageSource
-from keras_embcam.model_inputs import check_model
-from keras_embcam.pipeline import embed_images, explain_images
+from keras_embcam.network.inputs import check_model
 from keras_embcam.presets import apply_preset
-from keras_embcam.proxy_chooser import ProxyChooser
+from keras_embcam.running.chosen_proxies import ProxyChooser
+from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.one_batch import embed_images, explain_images
 from keras_embcam.weightings import Weighting, check_top_channels
 
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_embcam.convolutions import Scales
 from keras_embcam.heatmaps import (
     combine_channels,
     fuse_heatmaps,
     resize_heatmaps,
     scale_heatmaps,
 )
+from keras_embcam.network.feature_maps import Scales
 from keras_embcam.weightings import Weighting, get_weighting, gradcam, layercam
 
 Tensor = Any

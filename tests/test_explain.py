@@ -13,12 +13,12 @@ from keras import layers, ops
 from keras_embcam import (
     EmbeddingCAM,
     Explanation,
-    compiled,
     embed,
     explain,
     explain_batches,
 )
 from keras_embcam.proxies import from_score, single_point
+from keras_embcam.running import compiled_functions as compiled
 
 module = importlib.import_module("keras_embcam.explain")  # the package has the function
 SIZE, WIDTH = 10, 4

@@ -14,11 +14,12 @@ import tensorflow as tf
 from keras import layers, ops, tree
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from keras_embcam import compiled, explain
+from keras_embcam import explain
 from keras_embcam.callbacks import EmbeddingCAMLogger
 from keras_embcam.explain import embed
 from keras_embcam.losses import TripletSemiHardLoss
 from keras_embcam.proxies import from_score, single_point
+from keras_embcam.running import compiled_functions as compiled
 from keras_embcam.weightings import gradcam
 
 SIZE, WIDTH = 10, 4

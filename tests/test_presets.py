@@ -11,10 +11,10 @@ from keras import layers
 
 from keras_embcam import EmbeddingCAM, explain, presets
 from keras_embcam.callbacks import EmbeddingCAMLogger
-from keras_embcam.convolutions import Scales
 from keras_embcam.heatmaps import find_boxes, fuse_heatmaps
 from keras_embcam.metrics import localization_accuracy
-from keras_embcam.model_view import ModelView
+from keras_embcam.network.feature_maps import Scales
+from keras_embcam.network.view import ModelView
 from keras_embcam.presets import PRESETS, apply_preset
 
 SIZE = 32

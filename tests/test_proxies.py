@@ -53,7 +53,7 @@ def explain_toy(model, proxies, **options) -> np.ndarray:
     return np.asarray(heatmaps)[0]
 
 
-@pytest.mark.parametrize("name", ["vectors", "class_means", "triplets"])
+@pytest.mark.parametrize("name", ["elementary", "class_means", "triplets"])
 def test_the_examples_run(name) -> None:
     results = doctest.testmod(importlib.import_module(f"keras_embcam.proxies.{name}"))
     assert results.attempted and not results.failed

@@ -15,7 +15,7 @@ from keras import layers, ops
 
 from keras_embcam import EmbeddingCAM
 from keras_embcam.heatmaps import combine_channels
-from keras_embcam.input_space import (
+from keras_embcam.pixels import (
     deconvnet,
     deconvnet_gradcam,
     guided_backpropagation,

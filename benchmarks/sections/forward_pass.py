@@ -9,7 +9,8 @@ import tensorflow as tf
 from benchmarks.plan import Plan, compile_forward, make_images, make_network
 from benchmarks.results import Row, single
 from benchmarks.timing import alternate, compare, find_spread, timer
-from keras_embcam import compiled, explain
+from keras_embcam import explain
+from keras_embcam.running import compiled_functions as compiled
 
 # Of explain / forward pass, by batch size.
 TARGETS = {1: 1.08, 32: 1.03}

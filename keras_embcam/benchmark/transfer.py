@@ -10,12 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_embcam.compiled import run_batches
 from keras_embcam.evaluation import Method
 from keras_embcam.heatmaps import combine_channels, resize_heatmaps
-from keras_embcam.image_sources import ImageSource
 from keras_embcam.proxies import single_point
-from keras_embcam.proxy_chooser import ProxyChooser
+from keras_embcam.running.chosen_proxies import ProxyChooser
+from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.transfer import GradWeightDatabase
 from keras_embcam.transfer.lending import run_forward
 from keras_embcam.transfer.triplet_draws import TripletDraws

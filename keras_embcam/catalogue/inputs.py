@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_embcam.catalogue.records import find_records, list_features, read_examples
-from keras_embcam.image_sources import SUFFIXES
+from keras_embcam.running.image_batches import SUFFIXES
 
 FORMATS = ("images", "parquet", "tfrecord")
 

@@ -17,7 +17,7 @@ from keras_embcam.explain import explain
 from keras_embcam.heatmaps import find_boxes, resize_heatmaps, scale_heatmaps
 from keras_embcam.metrics import heatmap_ratio_in_boxes
 from keras_embcam.metrics.regions import place_boxes
-from keras_embcam.model_inputs import declared_images
+from keras_embcam.network.inputs import declared_images
 from keras_embcam.presets import box_threshold
 
 

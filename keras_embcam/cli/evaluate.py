@@ -170,7 +170,7 @@ def _list_channel_weightings(methods: Any) -> list[str]:
 def _open(options: argparse.Namespace, model: Any, split: str) -> Any:
     """Return the examples as a `tf.data.Dataset`, not batched."""
     from keras_embcam.datasets import cub200
-    from keras_embcam.image_sources import list_files
+    from keras_embcam.running.image_batches import list_files
 
     size = _image_size(options, model)
     if options.cub is not None:
@@ -186,7 +186,7 @@ def _open(options: argparse.Namespace, model: Any, split: str) -> Any:
 
 
 def _image_size(options: argparse.Namespace, model: Any) -> Any:
-    from keras_embcam.model_inputs import declared_images
+    from keras_embcam.network.inputs import declared_images
 
     if options.image_size is not None:
         return options.image_size
@@ -201,7 +201,7 @@ def _read_files(paths: list[Path], size: Any, framing: str) -> Any:
     import tensorflow as tf
 
     from keras_embcam.datasets.framing import check_frame, frame_example
-    from keras_embcam.image_sources import read_image
+    from keras_embcam.running.image_batches import read_image
 
     folders = sorted({path.parent for path in paths})
     table: dict[str, Any] = {"path": [str(path) for path in paths]}

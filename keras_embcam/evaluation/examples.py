@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_embcam.image_sources import ImageSource
+from keras_embcam.running.image_batches import ImageSource
 
 KEYS = ("image", "label", "bbox", "segmentation_mask")
 # More errors in a row than this come from a broken set, not from broken images.

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_embcam.compiled import run_batches
 from keras_embcam.evaluation.correlation import has_order, rank_correlation
 from keras_embcam.evaluation.discrimination_run import (
     measure_discrimination,
@@ -32,10 +31,11 @@ from keras_embcam.evaluation.stability import (
 )
 from keras_embcam.evaluation.vectors import find_missing, make_targets
 from keras_embcam.heatmaps import find_boxes
-from keras_embcam.image_sources import ImageSource
-from keras_embcam.pixel_gradients import explain_pixels
 from keras_embcam.proxies import single_point
-from keras_embcam.proxy_chooser import ProxyChooser
+from keras_embcam.running.chosen_proxies import ProxyChooser
+from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.pixel_gradients import explain_pixels
 
 NUM_STEPS = 20
 BATCH_SIZE = 32

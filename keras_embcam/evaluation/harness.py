@@ -26,7 +26,7 @@ from keras_embcam.evaluation.set_run import (
     look_at_layers,
     measure_set,
 )
-from keras_embcam.model_inputs import check_model
+from keras_embcam.network.inputs import check_model
 
 
 def evaluate(

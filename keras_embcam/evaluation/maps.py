@@ -7,14 +7,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_embcam.compiled import run_batches
 from keras_embcam.evaluation.method import Method
 from keras_embcam.heatmaps import resize_heatmaps, scale_heatmaps
-from keras_embcam.image_sources import ImageSource
-from keras_embcam.model_view import ModelView, Recording
-from keras_embcam.pipeline import compute_heatmaps, resolve_proxies
+from keras_embcam.network.view import ModelView, Recording
 from keras_embcam.presets import LayerFusion, apply_preset
-from keras_embcam.proxy_chooser import ProxyChooser
+from keras_embcam.running.chosen_proxies import ProxyChooser
+from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.one_batch import compute_heatmaps, resolve_proxies
 from keras_embcam.weightings import Weighting, get_weighting
 
 Tensor = Any

@@ -14,7 +14,7 @@ from keras_embcam.evaluation.set_run import (
     look_at_layers,
     measure_set,
 )
-from keras_embcam.model_inputs import check_model
+from keras_embcam.network.inputs import check_model
 
 CHANNEL_COUNTS = tuple(x * 10**power for power in range(5) for x in (1, 2, 5))
 

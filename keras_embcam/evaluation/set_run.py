@@ -8,8 +8,6 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_embcam.compiled import run_batches
-from keras_embcam.convolutions import Scales
 from keras_embcam.evaluation.examples import ExampleStream
 from keras_embcam.evaluation.maps import explain_with_all, find_layers
 from keras_embcam.evaluation.measures import (
@@ -20,10 +18,12 @@ from keras_embcam.evaluation.measures import (
 )
 from keras_embcam.evaluation.method import DEFAULT_METHODS, Method, get_methods
 from keras_embcam.evaluation.vectors import ProxySet, find_missing
-from keras_embcam.image_sources import ImageSource
-from keras_embcam.model_view import ModelView
-from keras_embcam.pipeline import embed_images
-from keras_embcam.proxy_chooser import ProxyChooser
+from keras_embcam.network.feature_maps import Scales
+from keras_embcam.network.view import ModelView
+from keras_embcam.running.chosen_proxies import ProxyChooser
+from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.one_batch import embed_images
 
 
 class SetRun(NamedTuple):

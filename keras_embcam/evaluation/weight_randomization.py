@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_embcam.model_inputs import check_model
-from keras_embcam.survey import list_operations
+from keras_embcam.network.inputs import check_model
+from keras_embcam.network.trial_run import list_operations
 
 
 @contextlib.contextmanager

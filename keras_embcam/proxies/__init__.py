@@ -9,13 +9,7 @@ from keras_embcam.proxies.class_means import (
     check_labels,
     class_mean,
 )
-from keras_embcam.proxies.triplets import (
-    TripletProxies,
-    distance_difference,
-    pairwise_distance,
-    triplet,
-)
-from keras_embcam.proxies.vectors import (
+from keras_embcam.proxies.elementary import (
     check_proxies_shape,
     contrast,
     counterfactual,
@@ -24,6 +18,12 @@ from keras_embcam.proxies.vectors import (
     pair,
     single_point,
     trained,
+)
+from keras_embcam.proxies.triplets import (
+    TripletProxies,
+    distance_difference,
+    pairwise_distance,
+    triplet,
 )
 
 __all__ = [

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_embcam.proxies.vectors import single_point
+from keras_embcam.proxies.elementary import single_point
 
 
 class RunningClassMean:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_embcam.survey import list_operations
+from keras_embcam.network.trial_run import list_operations
 from keras_embcam.weightings import Weighting, check_top_channels, get_weighting
 
 SPATIAL_WEIGHTINGS = ("hirescam", "layercam")

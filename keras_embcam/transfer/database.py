@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_embcam.compiled import run_batches
-from keras_embcam.image_sources import ImageSource
-from keras_embcam.model_inputs import check_model
-from keras_embcam.proxy_chooser import ProxyChooser
-from keras_embcam.survey import list_operations
+from keras_embcam.network.inputs import check_model
+from keras_embcam.network.trial_run import list_operations
+from keras_embcam.running.chosen_proxies import ProxyChooser
+from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.transfer.checks import (
     check_one_layer,
     check_triplet_arguments,

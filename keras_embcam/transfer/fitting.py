@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_embcam.compiled import run_batches
-from keras_embcam.image_sources import Batch, ImageSource
-from keras_embcam.model_view import ModelView
-from keras_embcam.pipeline import embed_images
-from keras_embcam.proxy_chooser import ProxyChooser
+from keras_embcam.network.view import ModelView
+from keras_embcam.running.chosen_proxies import ProxyChooser
+from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.image_batches import Batch, ImageSource
+from keras_embcam.running.one_batch import embed_images
 from keras_embcam.transfer.checks import spatial_message
 from keras_embcam.transfer.triplet_draws import TripletDraws
 from keras_embcam.weightings import Weighting

@@ -6,9 +6,9 @@ import numpy as np
 from keras import ops
 
 from keras_embcam.heatmaps import combine_channels, resize_heatmaps, scale_heatmaps
-from keras_embcam.image_sources import Batch
-from keras_embcam.model_view import ModelView
-from keras_embcam.probe import find_images
+from keras_embcam.network.noise_images import find_images
+from keras_embcam.network.view import ModelView
+from keras_embcam.running.image_batches import Batch
 from keras_embcam.transfer.table import GradWeightTable
 
 Tensor = Any

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_embcam.convolutions import (
+from keras_embcam.network.feature_maps import (
     Scales,
     check_gradient,
     check_layers,
@@ -23,11 +23,11 @@ from keras_embcam.convolutions import (
     find_finer_convolutions,
     num_positions,
 )
-from keras_embcam.cotangent_scale import cotangent_scale
-from keras_embcam.embedding_source import find_embedding
-from keras_embcam.hooks import leave_unchanged, observe
-from keras_embcam.probe import find_images, make_probe
-from keras_embcam.survey import Survey
+from keras_embcam.network.gradient_scale import cotangent_scale
+from keras_embcam.network.hooks import leave_unchanged, observe
+from keras_embcam.network.noise_images import find_images, make_noise_images
+from keras_embcam.network.raw_embedding import find_embedding
+from keras_embcam.network.trial_run import TrialRun
 
 Tensor = Any
 
@@ -76,7 +76,7 @@ class ModelView:
         conv_layer: path of the convolution, or a list of paths.
         embedding: description of the tensor that is taken for the raw embedding.
         embedding_width: d.
-        image_size: (H, W) that the model was surveyed at, in pixels.
+        image_size: (H, W) that the model was tried at, in pixels.
         map_size: (h, w) of the activations at this image size, of the largest where
             there are several.
         length_has_gradient: False where the embedding is normalised by something
@@ -127,25 +127,25 @@ class ModelView:
         with _build_lock:
             # Its variables: `leave_unchanged` keeps a model from making them.
             if not all(layer.built for layer in model._flatten_layers()):
-                model(make_probe(model, images), training=False)
+                model(make_noise_images(model, images), training=False)
         with leave_unchanged(model):
-            survey = Survey(model, images)
-        self._embedding = find_embedding(survey, embedding_layer)
+            trial = TrialRun(model, images)
+        self._embedding = find_embedding(trial, embedding_layer)
         self.embedding = self._embedding.description
-        self._vectors = survey.list_candidates(rank=2)
-        self.image_size = tuple(find_images(survey.probe).shape[1:3])
-        ratio = self._choose_convolutions(survey, conv_layer)
+        self._vectors = trial.list_candidates(rank=2)
+        self.image_size = tuple(find_images(trial.probe).shape[1:3])
+        ratio = self._choose_convolutions(trial, conv_layer)
         # Those with the smallest maps first: `LayerFusion` counts on it.
-        self._convs.sort(key=functools.partial(num_positions, survey))
-        self._paths: list[str] = [survey.path(conv) for conv in self._convs]
-        self.map_size = (survey.first_call(self._convs[-1]).shape or ())[1:3]
+        self._convs.sort(key=functools.partial(num_positions, trial))
+        self._paths: list[str] = [trial.path(conv) for conv in self._convs]
+        self.map_size = (trial.first_call(self._convs[-1]).shape or ())[1:3]
         self.conv_layer = self._as_chosen(self._paths)
         self.embedding_width = self._embedding.width
         self.length_has_gradient = ratio >= MIN_LENGTH_GRADIENT
         if not self.length_has_gradient and embedding_layer is None:
             raise ValueError(self.normalized_message())
 
-    def _choose_convolutions(self, survey: Survey, conv_layer: Any) -> float:
+    def _choose_convolutions(self, trial: TrialRun, conv_layer: Any) -> float:
         """Find the convolutions, and return the `_length_gradient` at the last."""
         named: list[Any] = [conv_layer]
         num_scales = 1
@@ -157,22 +157,22 @@ class ModelView:
         self._paths = []
         self._is_list = isinstance(conv_layer, list | tuple | Scales)
         for name in named:
-            found = self._add_convolution(survey, find_convolutions(survey, name), name)
+            found = self._add_convolution(trial, find_convolutions(trial, name), name)
         if found is None:
             raise ValueError(
                 "No layer with a 4-D output (n, h, w, k) of more than one position "
                 f"reaches the embedding ({self.embedding}). Pass `conv_layer` and "
                 "`embedding_layer`, or images that are large enough. Layers with a 4-D "
-                f"output:\n{survey.list_candidates(rank=4)}"
+                f"output:\n{trial.list_candidates(rank=4)}"
             )
         for _ in range(num_scales - 1):
-            finer = find_finer_convolutions(survey, self._convs[-1])
+            finer = find_finer_convolutions(trial, self._convs[-1])
             # Where the model has no finer map, those found so far serve.
-            self._add_convolution(survey, finer, None)
+            self._add_convolution(trial, finer, None)
         return found
 
     def _add_convolution(
-        self, survey: Survey, candidates: Iterator[Any], conv_layer: Any
+        self, trial: TrialRun, candidates: Iterator[Any], conv_layer: Any
     ) -> float | None:
         """Take the first candidate that a gradient reaches, and return how much.
 
@@ -181,11 +181,11 @@ class ModelView:
         others = self._convs
         for candidate in candidates:
             self._convs = [*others, candidate]
-            self._paths = [survey.path(conv) for conv in self._convs]
-            ratio = self._length_gradient(self.record(survey.probe))
+            self._paths = [trial.path(conv) for conv in self._convs]
+            ratio = self._length_gradient(self.record(trial.probe))
             if ratio is not None:
                 return ratio
-            check_gradient(survey, candidate, conv_layer)
+            check_gradient(trial, candidate, conv_layer)
         self._convs = others
         self._paths = self._paths[: len(others)]
         return None

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from keras import backend, ops, tree
 
-from keras_embcam.model_inputs import declared_inputs
+from keras_embcam.network.inputs import declared_inputs
 
 Tensor = Any
 
@@ -38,7 +38,7 @@ def find_images(inputs: Any) -> Any:
     )
 
 
-def make_probe(model: Any, images: Any = None) -> Any:
+def make_noise_images(model: Any, images: Any = None) -> Any:
     """Make noise in the structure of the model's inputs, the same every time.
 
     Args:
@@ -54,7 +54,7 @@ def make_probe(model: Any, images: Any = None) -> Any:
 
     >>> import keras
     >>> model = keras.Sequential([keras.Input((16, 12, 3)), keras.layers.Conv2D(4, 3)])
-    >>> make_probe(model).shape
+    >>> make_noise_images(model).shape
     TensorShape([3, 16, 12, 3])
     """
     specification = images if images is not None else declared_inputs(model)

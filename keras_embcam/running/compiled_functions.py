@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_embcam.image_sources import Batch, ImageSource
-from keras_embcam.model_view import ModelView, find_images
+from keras_embcam.network.view import ModelView, find_images
 from keras_embcam.proxies import single_point
-from keras_embcam.proxy_chooser import ProxyChooser
+from keras_embcam.running.chosen_proxies import ProxyChooser
+from keras_embcam.running.image_batches import Batch, ImageSource
 
 # Compiled functions that are kept for each model.
 MAX_COMPILED = 16

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.embedding_source: what is taken for the raw embedding."""
+"""Tests of keras_embcam.network.raw_embedding: what is taken for the raw embedding."""
 
 import doctest
 from typing import Any
@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_embcam import embedding_source as module
-from keras_embcam.embedding_source import find_embedding
-from keras_embcam.model_view import ModelView
-from keras_embcam.survey import Survey
+from keras_embcam.network import raw_embedding as module
+from keras_embcam.network.raw_embedding import find_embedding
+from keras_embcam.network.trial_run import TrialRun
+from keras_embcam.network.view import ModelView
 
 IMAGES = np.random.default_rng(0).random((2, 8, 8, 3), "float32")
 WIDTH = 5
@@ -218,9 +218,9 @@ def test_rows_that_overflow_in_float16_do_not_hide_a_normalisation() -> None:
     x = layers.GlobalAveragePooling2D(dtype="float16")(conv(inputs))
     outputs = layers.UnitNormalization(dtype="float16", name="unit")(x)
     model = keras.Model(inputs, outputs)
-    survey = Survey(model)
-    assert np.linalg.norm(survey.outputs, axis=1).tolist()[2] < 0.5
-    assert find_embedding(survey).description == "input of 'unit'"
+    trial = TrialRun(model)
+    assert np.linalg.norm(trial.outputs, axis=1).tolist()[2] < 0.5
+    assert find_embedding(trial).description == "input of 'unit'"
 
 
 def test_an_embedding_that_is_always_zero_is_taken_as_it_is() -> None:
@@ -280,7 +280,7 @@ def test_equal_probabilities_are_not_mistaken() -> None:
     network.dense.kernel.assign(np.zeros((4, WIDTH)))
     network.dense.bias.assign(np.zeros(WIDTH))
     model = network.model(layers.Activation("linear", name="identity"))
-    assert find_embedding(Survey(model)).description == "logits of 'dense'"
+    assert find_embedding(TrialRun(model)).description == "logits of 'dense'"
 
 
 def test_logits_without_a_bias() -> None:
@@ -318,15 +318,15 @@ def test_small_logits_and_probabilities_are_not_taken_for_each_other() -> None:
     last = layers.Dense(200, name="last")
     model = SoftmaxInCode(network)
     model.steps.append(last)
-    hidden = Survey(model, IMAGES).first_call(network.dense).output
+    hidden = TrialRun(model, IMAGES).first_call(network.dense).output
     network.dense.kernel.assign(network.dense.kernel / np.abs(hidden).max())
     last.kernel.assign(last.kernel * 1e-3)
-    survey = Survey(model, IMAGES)
-    logits = survey.first_call(last).output
-    assert np.abs(logits).max() < 0.01 and np.max(survey.outputs) < 0.01
+    trial = TrialRun(model, IMAGES)
+    logits = trial.first_call(last).output
+    assert np.abs(logits).max() < 0.01 and np.max(trial.outputs) < 0.01
     # Neither is the input of the last layer, from -1 to 1, whose softmax is small too.
     with pytest.raises(ValueError, match="logits before it cannot be found"):
-        find_embedding(survey)
+        find_embedding(trial)
 
 
 def test_the_softmax_of_a_quantized_dense_says_what_to_pass() -> None:

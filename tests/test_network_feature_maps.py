@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.convolutions: which layer is explained by default."""
+"""Tests of keras_embcam.network.feature_maps: which layer is explained by default."""
 
 import doctest
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_embcam import convolutions as module
-from keras_embcam.model_view import ModelView
+from keras_embcam.network import feature_maps as module
+from keras_embcam.network.view import ModelView
 
 IMAGES = np.zeros((1, 12, 12, 3), "float32")
 

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.model_view: what is recorded, for every shape of model."""
+"""Tests of keras_embcam.network.view: what is recorded, for every shape of model."""
 
 import doctest
 import gc
@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_embcam import model_view as module
-from keras_embcam.cotangent_scale import cotangent_scale
-from keras_embcam.model_view import ModelView, find_images
+from keras_embcam.network import view as module
+from keras_embcam.network.gradient_scale import cotangent_scale
+from keras_embcam.network.view import ModelView, find_images
 
 SHAPE = (9, 8, 3)
 

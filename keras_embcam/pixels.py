@@ -13,11 +13,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_embcam.compiled import run_batches
-from keras_embcam.image_sources import ImageSource
-from keras_embcam.model_inputs import check_model
-from keras_embcam.pixel_gradients import DECONVNET, GUIDED, explain_pixels
-from keras_embcam.proxy_chooser import ProxyChooser
+from keras_embcam.network.inputs import check_model
+from keras_embcam.running.chosen_proxies import ProxyChooser
+from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.pixel_gradients import DECONVNET, GUIDED, explain_pixels
 
 
 def saliency(

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.hooks."""
+"""Tests of keras_embcam.network.hooks."""
 
 import doctest
 import threading
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_embcam import hooks as module
-from keras_embcam.hooks import leave_unchanged, observe
+from keras_embcam.network import hooks as module
+from keras_embcam.network.hooks import leave_unchanged, observe
 
 
 class Doubling(layers.Layer):

@@ -11,10 +11,10 @@ from typing import Any
 import tensorflow as tf
 from keras import ops
 
-from keras_embcam.cotangent_scale import cotangent_scale
 from keras_embcam.heatmaps import resize_heatmaps, scale_heatmaps
-from keras_embcam.model_view import ModelView, find_images
-from keras_embcam.pipeline import compute_heatmaps, resolve_proxies
+from keras_embcam.network.gradient_scale import cotangent_scale
+from keras_embcam.network.view import ModelView, find_images
+from keras_embcam.running.one_batch import compute_heatmaps, resolve_proxies
 from keras_embcam.weightings import gradcam
 
 Tensor = Any

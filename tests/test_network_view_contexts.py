@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.model_view: compiled, distributed, threaded, half precision."""
+"""Tests of network/view.py: compiled, distributed, threaded, half precision."""
 
 import threading
 from collections import Counter
@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_embcam.model_view import ModelView, Recording
+from keras_embcam.network.view import ModelView, Recording
 
 # Graphs
 

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.pixel_gradients: which ReLUs, which gradients."""
+"""Tests of keras_embcam.running.pixel_gradients: which ReLUs, which gradients."""
 
 import keras
 import numpy as np
@@ -6,15 +6,15 @@ import pytest
 import tensorflow as tf
 from keras import Input, Sequential, layers, ops
 
-from keras_embcam import pixel_gradients
-from keras_embcam.input_space import (
+from keras_embcam.network.view import ModelView
+from keras_embcam.pixels import (
     deconvnet,
     deconvnet_gradcam,
     guided_backpropagation,
     guided_gradcam,
     saliency,
 )
-from keras_embcam.model_view import ModelView
+from keras_embcam.running import pixel_gradients
 
 METHODS = [
     saliency,

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.image_sources and keras_embcam.model_inputs."""
+"""Tests of keras_embcam.running.image_batches and keras_embcam.network.inputs."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_embcam import explain
-from keras_embcam.image_sources import ImageSource, list_files, read_image
+from keras_embcam.running.image_batches import ImageSource, list_files, read_image
 
 SIZE = 8
 

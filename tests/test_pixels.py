@@ -1,9 +1,8 @@
-"""Tests of keras_embcam.input_space."""
+"""Tests of keras_embcam.pixels."""
 
 import doctest
 import gc
 import os
-import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +14,16 @@ import pytest
 import tensorflow as tf
 from keras import Input, Sequential, layers, ops
 
-from keras_embcam import explain, input_space
-from keras_embcam.image_sources import read_image
-from keras_embcam.input_space import (
+from keras_embcam import explain, pixels
+from keras_embcam.pixels import (
     deconvnet,
     deconvnet_gradcam,
     guided_backpropagation,
     guided_gradcam,
     saliency,
 )
+from keras_embcam.running import compiled_functions
+from keras_embcam.running.image_batches import read_image
 
 METHODS = [
     saliency,
@@ -75,7 +75,7 @@ def assert_same(actual, expected, tolerance: float = 1e-5) -> None:
 
 
 def test_the_examples_run() -> None:
-    results = doctest.testmod(input_space)
+    results = doctest.testmod(pixels)
     assert results.attempted and not results.failed
 
 
@@ -284,7 +284,7 @@ def test_traced_once_and_live_weights(method) -> None:
     model = make_model(convolution(activation="relu"))
     before = method(model, IMAGES)
     method(model, IMAGES[:3], batch_size=2)
-    explainers = sys.modules["keras_embcam.compiled"]._explainers[model]
+    explainers = compiled_functions._explainers[model]
     assert [x.num_traces for x in explainers.values()] == [1]
     model.layers[0].kernel.assign(2 * model.layers[0].kernel)
     model.layers[0].bias.assign(2 * model.layers[0].bias)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_embcam import EmbeddingCAM, explain, explain_batches
-from keras_embcam import compiled as module
+from keras_embcam.running import compiled_functions as module
 
 SIZE, WIDTH = 10, 4
 

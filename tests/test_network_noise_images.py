@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.probe."""
+"""Tests of keras_embcam.network.noise_images."""
 
 import doctest
 from typing import Any
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_embcam import probe as module
-from keras_embcam.probe import find_images, make_probe
+from keras_embcam.network import noise_images as module
+from keras_embcam.network.noise_images import find_images, make_noise_images
 
 
 def pooling(*shape: int | None, dtype: str | None = None) -> keras.Model:
@@ -23,20 +23,20 @@ def test_the_examples_run() -> None:
     assert results.attempted and not results.failed
 
 
-# make_probe
+# make_noise_images
 
 
 def test_noise_has_the_shape_that_the_model_states() -> None:
-    assert make_probe(pooling(9, 7, 3)).shape == (3, 9, 7, 3)
+    assert make_noise_images(pooling(9, 7, 3)).shape == (3, 9, 7, 3)
 
 
 def test_noise_is_the_same_every_time() -> None:
     model = pooling(9, 7, 3)
-    np.testing.assert_array_equal(make_probe(model), make_probe(model))
+    np.testing.assert_array_equal(make_noise_images(model), make_noise_images(model))
 
 
 def test_each_row_has_one_of_the_usual_ranges() -> None:
-    noise = np.asarray(make_probe(pooling(32, 32, 3)))
+    noise = np.asarray(make_noise_images(pooling(32, 32, 3)))
     bounds = [(0, 1), (-1, 1), (0, 255)]
     for image, (low, high) in zip(noise, bounds, strict=True):
         assert low <= image.min() < low + 0.2 * (high - low)
@@ -44,17 +44,17 @@ def test_each_row_has_one_of_the_usual_ranges() -> None:
 
 
 def test_integer_images_are_bytes() -> None:
-    noise = make_probe(pooling(8, 8, 3, dtype="uint8"))
+    noise = make_noise_images(pooling(8, 8, 3, dtype="uint8"))
     assert keras.backend.standardize_dtype(noise.dtype) == "uint8"
     assert 200 < np.max(noise) <= 255
 
 
 def test_a_size_that_is_left_open_comes_from_the_images_or_is_224() -> None:
     model = pooling(None, None, 3)
-    assert make_probe(model).shape == (3, 224, 224, 3)
-    assert make_probe(model, np.zeros((5, 6, 7, 3))).shape == (3, 6, 7, 3)
+    assert make_noise_images(model).shape == (3, 224, 224, 3)
+    assert make_noise_images(model, np.zeros((5, 6, 7, 3))).shape == (3, 6, 7, 3)
     symbols = keras.KerasTensor((None, 6, 7, 3))
-    assert make_probe(model, symbols).shape == (3, 6, 7, 3)
+    assert make_noise_images(model, symbols).shape == (3, 6, 7, 3)
 
 
 @pytest.mark.parametrize("built_by_input", [True, False])
@@ -63,7 +63,7 @@ def test_a_sequential_model_states_its_shape(built_by_input: bool) -> None:
     model = keras.Sequential([*first, layers.Conv2D(2, 3)])
     if not built_by_input:
         model.build((None, 8, 6, 3))
-    assert make_probe(model).shape == (3, 8, 6, 3)
+    assert make_noise_images(model).shape == (3, 8, 6, 3)
 
 
 def test_other_inputs_are_zeros_or_the_first_that_is_given() -> None:
@@ -73,11 +73,11 @@ def test_other_inputs_are_zeros_or_the_first_that_is_given() -> None:
     }
     x = layers.GlobalAveragePooling2D()(inputs["picture"])
     model = keras.Model(inputs, layers.Concatenate()([x, inputs["age"]]))
-    probe = make_probe(model)
+    probe = make_noise_images(model)
     assert probe["picture"].shape == (3, 8, 8, 3)
     assert np.asarray(probe["age"]).tolist() == [[0], [0], [0]]
     given = {"picture": np.zeros((2, 8, 8, 3)), "age": np.float32([[41], [7]])}
-    assert np.asarray(make_probe(model, given)["age"]).tolist() == [[41]] * 3
+    assert np.asarray(make_noise_images(model, given)["age"]).tolist() == [[41]] * 3
 
 
 class Subclassed(keras.Model):
@@ -89,15 +89,15 @@ class Subclassed(keras.Model):
 
 def test_a_model_that_states_no_shape_needs_images() -> None:
     with pytest.raises(ValueError, match="does not state the shape .* Pass `images`"):
-        make_probe(Subclassed())
-    assert make_probe(Subclassed(), np.zeros((1, 4, 5, 2))).shape == (3, 4, 5, 2)
+        make_noise_images(Subclassed())
+    assert make_noise_images(Subclassed(), np.zeros((1, 4, 5, 2))).shape == (3, 4, 5, 2)
 
 
 def test_a_model_without_images_is_refused() -> None:
     inputs = keras.Input((4,))
     model = keras.Model(inputs, layers.Dense(2)(inputs))
     with pytest.raises(ValueError, match=r"must have the shape \(n, H, W, c\)"):
-        make_probe(model)
+        make_noise_images(model)
 
 
 # find_images

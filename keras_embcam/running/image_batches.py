@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_embcam.model_inputs import declared_images, fit_images
+from keras_embcam.network.inputs import declared_images, fit_images
 
 # What tf.io.decode_image reads.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.model_inputs."""
+"""Tests of keras_embcam.network.inputs."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from keras_embcam import explain
-from keras_embcam.model_inputs import check_model, declared_inputs, fit_images
+from keras_embcam.network.inputs import check_model, declared_inputs, fit_images
 
 SIZE = 8
 

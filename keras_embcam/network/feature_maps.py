@@ -1,4 +1,4 @@
-"""Find the layers of a surveyed model whose activations can be explained."""
+"""Find the layers of a tried model whose activations can be explained."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_embcam.survey import Call, Survey, enclosing_paths
+from keras_embcam.network.trial_run import Call, TrialRun, enclosing_paths
 
 # Layers that move, drop or scale activations rather than make them. What is off on
 # inference, such as dropout, returns what it was given: `Call.repeats`.
@@ -38,11 +38,11 @@ class Scales:
     num_scales: int
 
 
-def find_convolutions(survey: Survey, conv_layer: Any = None) -> Iterator[Any]:
+def find_convolutions(trial: TrialRun, conv_layer: Any = None) -> Iterator[Any]:
     """Yield the layers to explain, best first; the embedding may not use them.
 
     Args:
-        survey: of the model.
+        trial: of the model.
         conv_layer: name, path or object of a layer with a 4-D output; None for all
             that make activations of more than one position, the last one first.
 
@@ -58,43 +58,43 @@ def find_convolutions(survey: Survey, conv_layer: Any = None) -> Iterator[Any]:
     ...     keras.layers.Conv2D(4, 3, name="second"),
     ...     keras.layers.MaxPooling2D(),
     ... ])
-    >>> [layer.name for layer in find_convolutions(Survey(model))]
+    >>> [layer.name for layer in find_convolutions(TrialRun(model))]
     ['second', 'first']
     """
     if conv_layer is not None:
-        operation = survey.find_operation(conv_layer, "conv_layer", rank=4)
-        shape = survey.first_call(operation).shape
+        operation = trial.find_operation(conv_layer, "conv_layer", rank=4)
+        shape = trial.first_call(operation).shape
         if shape is None or len(shape) != 4:
             raise ValueError(
                 "`conv_layer` must name a layer with a 4-D output (n, h, w, k). The "
-                f"output of {survey.path(operation)!r} is {shape or 'not one tensor'}. "
-                f"Candidates:\n{survey.list_candidates(rank=4)}"
+                f"output of {trial.path(operation)!r} is {shape or 'not one tensor'}. "
+                f"Candidates:\n{trial.list_candidates(rank=4)}"
             )
         yield operation
         return
-    _refuse_hidden_convolution(survey, "")
-    for call in reversed(survey.calls):
+    _refuse_hidden_convolution(trial, "")
+    for call in reversed(trial.calls):
         if not _makes_features(call):
-            _refuse_hidden_convolution(survey, survey.path(call.operation))
+            _refuse_hidden_convolution(trial, trial.path(call.operation))
         # One ReLU may serve many places; with weights it is a siamese network.
-        elif survey.num_calls(call.operation) == 1 or _weights(call.operation):
-            yield survey.find_operation(call.operation, "conv_layer", rank=4)
+        elif trial.num_calls(call.operation) == 1 or _weights(call.operation):
+            yield trial.find_operation(call.operation, "conv_layer", rank=4)
 
 
-def find_finer_convolutions(survey: Survey, operation: Any) -> Iterator[Any]:
+def find_finer_convolutions(trial: TrialRun, operation: Any) -> Iterator[Any]:
     """Yield the layers of `find_convolutions` with larger maps than one of them."""
     is_before = False
-    for candidate in find_convolutions(survey):
+    for candidate in find_convolutions(trial):
         is_before = is_before or candidate is operation
-        if is_before and num_positions(survey, candidate) > num_positions(
-            survey, operation
+        if is_before and num_positions(trial, candidate) > num_positions(
+            trial, operation
         ):
             yield candidate
 
 
-def num_positions(survey: Survey, operation: Any) -> int:
+def num_positions(trial: TrialRun, operation: Any) -> int:
     """Return ``h w`` of a layer with a 4-D output."""
-    _, height, width, _ = survey.first_call(operation).shape or (0, 0, 0, 0)
+    _, height, width, _ = trial.first_call(operation).shape or (0, 0, 0, 0)
     return height * width
 
 
@@ -112,20 +112,20 @@ def check_layers(names: Any) -> list[Any]:
     return list(names)
 
 
-def check_gradient(survey: Survey, operation: Any, conv_layer: Any) -> None:
+def check_gradient(trial: TrialRun, operation: Any, conv_layer: Any) -> None:
     """Say why no gradient reaches this layer, where that should be an error.
 
     Args:
-        survey: of the model.
+        trial: of the model.
         operation: the layer that was tried.
         conv_layer: what the user named, None for a layer found by default.
 
     Raises:
         ValueError: for a layer that the user named or that is rematerialised.
     """
-    path = survey.path(operation)
+    path = trial.path(operation)
     if any(
-        getattr(survey.layers[outer], "_remat_mode", None) is not None
+        getattr(trial.layers[outer], "_remat_mode", None) is not None
         for outer in (path, *enclosing_paths(path))
     ):
         raise ValueError(
@@ -137,7 +137,7 @@ def check_gradient(survey: Survey, operation: Any, conv_layer: Any) -> None:
         raise ValueError(
             f"No gradient reaches {path!r} from the embedding: the embedding does not "
             "use this layer, or `stop_gradient` lies between them. Pass another "
-            f"`conv_layer`. Candidates:\n{survey.list_candidates(rank=4)}"
+            f"`conv_layer`. Candidates:\n{trial.list_candidates(rank=4)}"
         )
 
 
@@ -157,11 +157,11 @@ def _weights(operation: Any) -> list[Any]:
     return getattr(operation, "weights", [])  # not every operation is a layer
 
 
-def _refuse_hidden_convolution(survey: Survey, path: str) -> None:
+def _refuse_hidden_convolution(trial: TrialRun, path: str) -> None:
     """Refuse a compiled layer that holds a convolution, seen by its 4-D weight."""
-    if path not in survey.compiled:
+    if path not in trial.compiled:
         return
-    for inner, operation in survey.operations.items():
+    for inner, operation in trial.operations.items():
         is_inside = path in enclosing_paths(inner)
         if is_inside and any(len(x.shape) == 4 for x in _weights(operation)):
-            survey.find_operation(operation, "conv_layer", rank=4)  # raises
+            trial.find_operation(operation, "conv_layer", rank=4)  # raises

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_embcam.hooks import observe
-from keras_embcam.probe import make_probe
+from keras_embcam.network.hooks import observe
+from keras_embcam.network.noise_images import make_noise_images
 
 Tensor = Any
 
@@ -20,7 +20,7 @@ NUM_LISTED = 20
 
 
 class Call(NamedTuple):
-    """One call of one operation during the survey.
+    """One call of one operation during the trial.
 
     Attributes:
         operation: that was called.
@@ -39,12 +39,12 @@ class Call(NamedTuple):
     keeps_shape: bool
 
 
-class Survey:
+class TrialRun:
     """What one eager run of a model on noise shows.
 
     Args:
         model: a built Keras model.
-        images: see `make_probe`.
+        images: see `make_noise_images`.
 
     Attributes:
         operations: every operation of the model at any depth, by its path
@@ -56,7 +56,7 @@ class Survey:
         calls: every recorded call, in order of completion.
 
     Raises:
-        ValueError: for a channels_first model, or as `make_probe` does.
+        ValueError: for a channels_first model, or as `make_noise_images` does.
     """
 
     def __init__(self, model: keras.Model, images: Any = None) -> None:
@@ -64,7 +64,7 @@ class Survey:
         self.layers = {"": model, **self.operations}
         self._paths = {id(op): path for path, op in self.operations.items()}
         _refuse_channels_first(self.operations)
-        self.probe = make_probe(model, images)
+        self.probe = make_noise_images(model, images)
         self.calls: list[Call] = []
         self._num_calls: dict[int, int] = {}
         self.compiled = {

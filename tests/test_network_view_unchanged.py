@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.model_view: a model is afterwards as it was before."""
+"""Tests of keras_embcam.network.view: a model is afterwards as it was before."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_embcam.model_view import ModelView
+from keras_embcam.network.view import ModelView
 
 
 def remember(model: keras.Model) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.survey."""
+"""Tests of keras_embcam.network.trial_run."""
 
 import doctest
 from typing import Any
@@ -9,8 +9,13 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_embcam import survey as module
-from keras_embcam.survey import Survey, enclosing_paths, list_operations, vectors_of
+from keras_embcam.network import trial_run as module
+from keras_embcam.network.trial_run import (
+    TrialRun,
+    enclosing_paths,
+    list_operations,
+    vectors_of,
+)
 
 
 def make_backbone(name: str = "backbone") -> keras.Model:
@@ -123,25 +128,25 @@ def test_enclosing_paths_go_from_the_inside_out() -> None:
     assert enclosing_paths("a") == [""]
 
 
-# Survey
+# TrialRun
 
 
 def test_calls_hold_what_each_operation_made(nested: keras.Model) -> None:
-    survey = Survey(nested)
-    embedding = survey.first_call(nested.get_layer("embedding"))
-    np.testing.assert_array_equal(embedding.output, survey.outputs)
+    trial = TrialRun(nested)
+    embedding = trial.first_call(nested.get_layer("embedding"))
+    np.testing.assert_array_equal(embedding.output, trial.outputs)
     kernel, bias = nested.get_layer("embedding").get_weights()
     np.testing.assert_allclose(
         embedding.inputs[0] @ kernel + bias, embedding.output, rtol=1e-5, atol=1e-5
     )
-    late = survey.first_call(nested.get_layer("late"))
+    late = trial.first_call(nested.get_layer("late"))
     assert late.shape == (3, 4, 4, 3) and late.output is None
     assert late.inputs[0] is None
 
 
 def test_a_container_repeats_what_its_last_layer_made(nested: keras.Model) -> None:
-    survey = Survey(nested)
-    repeats = {survey.path(call.operation): call.repeats for call in survey.calls}
+    trial = TrialRun(nested)
+    repeats = {trial.path(call.operation): call.repeats for call in trial.calls}
     assert repeats["first"] and repeats["first/block"]
     assert not repeats["first/block/conv"] and not repeats["late"]
 
@@ -160,9 +165,9 @@ def test_a_layer_that_is_off_repeats_its_input() -> None:
 
     model = TwoBranches()
     model(IMAGES)
-    survey = Survey(model, IMAGES)
-    assert survey.first_call(model.drop).repeats
-    assert not any(survey.first_call(conv).repeats for conv in model.convs)
+    trial = TrialRun(model, IMAGES)
+    assert trial.first_call(model.drop).repeats
+    assert not any(trial.first_call(conv).repeats for conv in model.convs)
 
 
 def test_inference_mode_is_used() -> None:
@@ -174,10 +179,10 @@ def test_inference_mode_is_used() -> None:
             layers.GlobalAveragePooling2D(),
         ]
     )
-    survey = Survey(model)
+    trial = TrialRun(model)
     # A batch normalisation that was never trained divides by sqrt(1 + 1e-3).
-    expected = np.mean(survey.probe, axis=(1, 2)) / np.sqrt(1.001)
-    np.testing.assert_allclose(survey.outputs, expected, rtol=1e-5)
+    expected = np.mean(trial.probe, axis=(1, 2)) / np.sqrt(1.001)
+    np.testing.assert_allclose(trial.outputs, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -203,7 +208,7 @@ def test_what_is_no_vector_an_image_has_none() -> None:
 def find(model: keras.Model, identifier: Any) -> Any:
     """Find a convolution."""
     images = None if isinstance(model, keras.Function) else IMAGES
-    return Survey(model, images).find_operation(identifier, "conv_layer", rank=4)
+    return TrialRun(model, images).find_operation(identifier, "conv_layer", rank=4)
 
 
 @pytest.mark.parametrize("path", ["late", "first/block/conv", "second/block", "first"])
@@ -259,19 +264,19 @@ def test_an_unknown_name_lists_candidates_the_last_one_first(parts: Any) -> None
 
 
 def test_candidates_for_an_embedding_are_vectors(nested: keras.Model) -> None:
-    survey = Survey(nested)
+    trial = TrialRun(nested)
     with pytest.raises(ValueError, match=r"\n  embedding \(None, 4\)\n") as error:
-        survey.find_operation("xyz", "embedding_layer", rank=2)
+        trial.find_operation("xyz", "embedding_layer", rank=2)
     assert "late" not in str(error.value) and "Did you mean" not in str(error.value)
 
 
 def test_a_long_list_of_candidates_is_cut(monkeypatch: Any, nested: Any) -> None:
     monkeypatch.setattr(module, "NUM_LISTED", 2)
-    survey = Survey(nested)
+    trial = TrialRun(nested)
     num_candidates = len(
-        {id(x.operation) for x in survey.calls if x.shape and len(x.shape) == 4}
+        {id(x.operation) for x in trial.calls if x.shape and len(x.shape) == 4}
     )
-    lines = survey.list_candidates(rank=4).split("\n")
+    lines = trial.list_candidates(rank=4).split("\n")
     assert len(lines) == 3
     assert lines[-1] == f"  ... and {num_candidates - 2} more before these"
 
@@ -295,9 +300,9 @@ def test_a_layer_that_is_called_twice_asks_for_the_branch_model() -> None:
     inputs = [keras.Input((8, 8, 3)) for _ in range(2)]
     pooled = [ops.mean(branch(x), axis=(1, 2)) for x in inputs]
     model = keras.Model(inputs, pooled[0] - pooled[1])
-    survey = Survey(model)
+    trial = TrialRun(model)
     with pytest.raises(ValueError, match="/c' is called 2 times .* branch model"):
-        survey.find_operation("c", "conv_layer", rank=4)
+        trial.find_operation("c", "conv_layer", rank=4)
 
 
 def test_a_layer_that_is_not_called_says_so() -> None:
@@ -375,13 +380,13 @@ def test_channels_first_is_refused(depth: int) -> None:
     path = "inner/pool" if depth else "pool"
     message = f"'{path}' has data_format='channels_first'. Only channels_last models"
     with pytest.raises(ValueError, match=message):
-        Survey(model)
+        TrialRun(model)
 
 
 def test_all_is_unhooked_afterwards_also_after_an_error(parts: Any) -> None:
     model = parts.functional()
-    Survey(model)
+    TrialRun(model)
     assert not any("call" in vars(x) for x in list_operations(model).values())
     with pytest.raises(ValueError, match="expected shape=|incompatible"):
-        Survey(model, np.zeros((1, 5, 5, 7), "float32"))
+        TrialRun(model, np.zeros((1, 5, 5, 7), "float32"))
     assert not any("call" in vars(x) for x in list_operations(model).values())

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_embcam.survey import Call, Survey, vectors_of
+from keras_embcam.network.trial_run import Call, TrialRun, vectors_of
 
 Tensor = Any
 
@@ -43,8 +43,8 @@ class EmbeddingSource(NamedTuple):
         return ops.reshape(tensors[self.position], (-1, self.width))
 
 
-def find_embedding(survey: Survey, embedding_layer: Any = None) -> EmbeddingSource:
-    """Find the raw embedding of a surveyed model.
+def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSource:
+    """Find the raw embedding of a tried model.
 
     The embedding is the model's output or what ``embedding_layer`` names. Where a
     last step scales it to a fixed length or makes probabilities of it, the raw
@@ -54,7 +54,7 @@ def find_embedding(survey: Survey, embedding_layer: Any = None) -> EmbeddingSour
     factor behind it.
 
     Args:
-        survey: of the model.
+        trial: of the model.
         embedding_layer: the name, path or object of a layer, the key of an output,
             or None for the model's only output.
 
@@ -69,35 +69,35 @@ def find_embedding(survey: Survey, embedding_layer: Any = None) -> EmbeddingSour
     ...     keras.layers.GlobalAveragePooling2D(),
     ...     keras.layers.Dense(4, activation="softmax", name="classes"),
     ... ])
-    >>> find_embedding(Survey(model)).description
+    >>> find_embedding(TrialRun(model)).description
     "logits of 'classes'"
     """
-    source, values = _named_embedding(survey, embedding_layer)
+    source, values = _named_embedding(trial, embedding_layer)
     # The noise may overflow in float16 where images do not.
     told = np.isfinite(values).all(axis=1) & (values != 0).any(axis=1)
     if not told.any():
         return source
     if _is_probabilities(values[told]):
-        return _before_softmax(survey, values, told, source)
-    return _before_normalization(survey, values, told, source)
+        return _before_softmax(trial, values, told, source)
+    return _before_normalization(trial, values, told, source)
 
 
-def _named_embedding(survey: Survey, name: Any) -> tuple[EmbeddingSource, np.ndarray]:
+def _named_embedding(trial: TrialRun, name: Any) -> tuple[EmbeddingSource, np.ndarray]:
     operation, position = None, 0
-    outputs = survey.outputs
+    outputs = trial.outputs
     flat = tree.flatten(outputs)
     if isinstance(name, str) and isinstance(outputs, dict) and name in outputs:
         position = next(i for i, x in enumerate(flat) if x is outputs[name])
         description = f"output {name!r}"
     elif name is not None:
-        operation = survey.find_operation(name, "embedding_layer", rank=2)
-        description = f"output of {survey.path(operation)!r}"
+        operation = trial.find_operation(name, "embedding_layer", rank=2)
+        description = f"output of {trial.path(operation)!r}"
     elif len(flat) > 1:
         keys = f" {list(outputs)}" if isinstance(outputs, dict) else ""
         raise ValueError(
             f"The model has {len(flat)} outputs{keys}. Pass `embedding_layer`, the "
             "name of the layer that makes the embedding. Candidates:\n"
-            + survey.list_candidates(rank=2)
+            + trial.list_candidates(rank=2)
         )
     else:
         description = "model's output"
@@ -105,21 +105,21 @@ def _named_embedding(survey: Survey, name: Any) -> tuple[EmbeddingSource, np.nda
     if operation is None:
         values, shape = vectors_of(flat[position]), tuple(flat[position].shape)
     else:
-        call = survey.first_call(operation)
+        call = trial.first_call(operation)
         values, shape = call.output, call.shape or "not one tensor"
     if values is None:
         raise ValueError(
             "The embedding must be one floating-point tensor of the shape (n, d). The "
             f"{description} is {shape}. Pass `embedding_layer`, the name of the layer "
             "that makes one vector of each image. Candidates:\n"
-            + survey.list_candidates(rank=2)
+            + trial.list_candidates(rank=2)
         )
     width = values.shape[1]
     return EmbeddingSource(operation, "output", position, width, description), values
 
 
 def _before_normalization(
-    survey: Survey, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
+    trial: TrialRun, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
 ) -> EmbeddingSource:
     def along(tensor: np.ndarray | None) -> np.ndarray | None:
         """Return the lengths of vectors that are parallel to the embedding."""
@@ -132,22 +132,22 @@ def _before_normalization(
         return source
     # A factor behind the normalisation makes the lengths equal and not one.
     normalized = _is_unit(_lengths(values[told]))
-    for call in reversed(survey.calls):
+    for call in reversed(trial.calls):
         made = along(call.output)
         if made is not None and _is_unit(made):
             normalized = True
             for index, tensor in enumerate(call.inputs):
                 lengths = along(tensor)
                 if lengths is not None and not _is_unit(lengths):
-                    return _replace(source, survey, call, "input", index)
+                    return _replace(source, trial, call, "input", index)
         elif made is not None and normalized and not _is_fixed(made):
             # The code between this call and the next one normalises.
-            return _replace(source, survey, call, "output", 0)
+            return _replace(source, trial, call, "output", 0)
     return source
 
 
 def _before_softmax(
-    survey: Survey, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
+    trial: TrialRun, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
 ) -> EmbeddingSource:
     def is_close(tensor: np.ndarray | None) -> bool:
         if tensor is None or tensor.shape != values.shape:
@@ -156,27 +156,27 @@ def _before_softmax(
         scale = values[told].max(axis=1, keepdims=True)
         return bool(np.all(np.abs(tensor[told] - values[told]) < TOLERANCE * scale))
 
-    for call in reversed(survey.calls):
+    for call in reversed(trial.calls):
         if not is_close(call.output):
             continue
         # First, since the inputs of a Dense layer may look like logits by chance.
         if _is_dense_softmax(call.operation):
-            return _replace(source, survey, call, "logits", 0)
+            return _replace(source, trial, call, "logits", 0)
         for index, tensor in enumerate(call.inputs):
             if is_close(_softmax(tensor)) and not is_close(tensor):
-                return _replace(source, survey, call, "input", index)
+                return _replace(source, trial, call, "input", index)
     raise ValueError(
         f"The {source.description} holds probabilities (a softmax), and the logits "
         "before it cannot be found. Maps through a softmax differ from maps of the "
         "logits: pass `embedding_layer`, the layer that makes the logits or the "
-        "embedding. Candidates:\n" + survey.list_candidates(rank=2)
+        "embedding. Candidates:\n" + trial.list_candidates(rank=2)
     )
 
 
 def _replace(
-    source: EmbeddingSource, survey: Survey, call: Call, tap: str, position: int
+    source: EmbeddingSource, trial: TrialRun, call: Call, tap: str, position: int
 ) -> EmbeddingSource:
-    description = f"{tap} of {survey.path(call.operation)!r}"
+    description = f"{tap} of {trial.path(call.operation)!r}"
     return EmbeddingSource(call.operation, tap, position, source.width, description)
 
 

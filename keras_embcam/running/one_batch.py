@@ -11,7 +11,7 @@ from keras_embcam.heatmaps import (
     resize_heatmaps,
     scale_heatmaps,
 )
-from keras_embcam.model_view import ModelView, Recording, find_images
+from keras_embcam.network.view import ModelView, Recording, find_images
 from keras_embcam.presets import LayerFusion
 from keras_embcam.proxies import check_proxies_shape, single_point
 from keras_embcam.weightings import Weighting, keep_top_channels

@@ -1,0 +1,1 @@
+"""Look at any Keras model, run it once, and differentiate what follows a layer."""

@@ -1,0 +1,1 @@
+"""From arrays, files and data sets to batches, proxies and compiled functions."""
