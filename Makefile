@@ -59,9 +59,9 @@ witnesses: $(WITNESSES)/.installed
 # Libraries to compare with in speed, in an environment of their own as well; those for
 # torch are among the witnesses. What cannot be installed is absent from the table.
 PEERS := .venv-peers
-$(PEERS)/.installed: benchmarks/workers/requirements.txt
+$(PEERS)/.installed: benchmarks/cost/workers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install --quiet -r benchmarks/workers/requirements.txt
+	$(PEERS)/bin/pip install --quiet -r benchmarks/cost/workers/requirements.txt
 	# It asks for the GPU build of an older TensorFlow.
 	$(PEERS)/bin/pip install --quiet --no-deps xplique==2.0.2
 	touch $@
@@ -71,7 +71,7 @@ peers: $(PEERS)/.installed $(WITNESSES)/.installed
 # The table of what explanations cost; BENCH_ARGS="--only explain", or "--quick".
 bench: $(VENV)/.installed
 	-$(MAKE) --keep-going peers
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.cost $(BENCH_ARGS)
 
 # Trainings of minutes. They also need the photographs of KERAS_EMBCAM_TEST_DATA.
 slow: wheel

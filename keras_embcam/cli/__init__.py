@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from keras_embcam.cli import benchmark, demo, evaluate, explain, explain_catalogue
+from keras_embcam.cli import demo, evaluate, explain, explain_catalogue
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +25,6 @@ def _make_parser() -> argparse.ArgumentParser:
         prog="embcam", description="See what a Keras embedding network looks at."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (explain, explain_catalogue, evaluate, benchmark, demo):
+    for command in (explain, explain_catalogue, evaluate, demo):
         command.add_command(commands)
     return parser

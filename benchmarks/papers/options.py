@@ -4,14 +4,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_embcam.benchmark.network import check_backbone
+from benchmarks.papers.network import check_backbone
 
 FRAMINGS = ("full_frame", "centre_crop")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of ``embcam benchmark cub``.
+    """The options of ``python -m benchmarks.papers``.
 
     Args:
         data: folder in the layout of CUB-200-2011, see `keras_embcam.datasets.cub200`.
@@ -85,7 +85,7 @@ class Options:
 
     def command(self) -> str:
         """Return the command line, files by their name alone."""
-        words = ["embcam benchmark cub"]
+        words = ["python -m benchmarks.papers"]
         for name, value in self.describe().items():
             default = type(self).__dataclass_fields__[name].default
             if name == "data" or value != default:

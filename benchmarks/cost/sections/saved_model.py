@@ -7,9 +7,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from benchmarks.plan import Plan, make_images, make_network
-from benchmarks.results import Row
-from benchmarks.timing import alternate, compare, timer
+from benchmarks.cost.plan import Plan, make_images, make_network
+from benchmarks.cost.results import Row
+from benchmarks.cost.timing import alternate, compare, timer
 from keras_embcam import EmbeddingCAM
 
 

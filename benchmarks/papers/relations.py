@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from keras_embcam.benchmark import published
-from keras_embcam.benchmark.rows import (
+from benchmarks.papers import published
+from benchmarks.papers.rows import (
     MEAN,
     MEAN_TOP,
     SINGLE,
     SINGLE_TOP,
 )
-from keras_embcam.benchmark.transfer import (
+from benchmarks.papers.transfer import (
     PAIR_SCORES,
     SIGNS,
     VARIANTS,

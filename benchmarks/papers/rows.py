@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-from keras_embcam.benchmark import published
-from keras_embcam.benchmark.transfer import (
+from benchmarks.papers import published
+from benchmarks.papers.transfer import (
     PAIR_SCORES,
     SIGNS,
     VARIANTS,

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.plan import EMBEDDING_SIZE, Plan, make_images, make_network
-from benchmarks.results import Row, single
-from benchmarks.timing import alternate, compare, find_spread, timer
+from benchmarks.cost.plan import EMBEDDING_SIZE, Plan, make_images, make_network
+from benchmarks.cost.results import Row, single
+from benchmarks.cost.timing import alternate, compare, find_spread, timer
 from keras_embcam import embed, explain
 from keras_embcam.transfer import GradWeightDatabase
 from keras_embcam.transfer.table import GradWeightTable

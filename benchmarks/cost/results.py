@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import Spread
+from benchmarks.cost.timing import Spread
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "keras-embcam")
 

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import keras
 
-from benchmarks.plan import QUICK, Plan
-from benchmarks.results import Row, keep
-from benchmarks.sections import SECTIONS
+from benchmarks.cost.plan import QUICK, Plan
+from benchmarks.cost.results import Row, keep
+from benchmarks.cost.sections import SECTIONS
 
 FOLDER = Path(__file__).parent
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and write ``results.json`` and ``results.md``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cost", description=__doc__
+    )
     parser.add_argument(
         "--only",
         nargs="+",

@@ -14,13 +14,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.plan import Plan, compile_forward, make_images, make_network
-from benchmarks.results import Row
-from benchmarks.timing import Timer, alternate, compare, timer
+from benchmarks.cost.plan import Plan, compile_forward, make_images, make_network
+from benchmarks.cost.results import Row
+from benchmarks.cost.timing import Timer, alternate, compare, timer
 from keras_embcam import embed, explain
 
 ROOT = Path(__file__).parent.parent.parent
-WORKERS = ROOT / "benchmarks" / "workers"
+WORKERS = ROOT / "benchmarks" / "cost" / "workers"
 # So that threads of the process that ran before are asleep.
 PAUSE = 0.1
 

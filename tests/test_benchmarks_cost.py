@@ -20,10 +20,10 @@ ROOT = Path(__file__).parent.parent
 # Behind everything else, so that the package still comes from where it is installed.
 sys.path.append(str(ROOT))
 
-from benchmarks import __main__ as program  # noqa: E402
-from benchmarks import counting, results, timing  # noqa: E402
-from benchmarks.plan import QUICK, Plan, make_network  # noqa: E402
-from benchmarks.sections import SECTIONS, logger, peers, streaming  # noqa: E402
+from benchmarks.cost import __main__ as program  # noqa: E402
+from benchmarks.cost import counting, results, timing  # noqa: E402
+from benchmarks.cost.plan import QUICK, Plan, make_network  # noqa: E402
+from benchmarks.cost.sections import SECTIONS, logger, peers, streaming  # noqa: E402
 
 TOY = Plan(
     num_pairs=2,
@@ -249,7 +249,7 @@ def test_the_peak_is_that_of_this_process() -> None:
     code = f"""
         import sys
         sys.path.append({str(Path(streaming.__file__).parents[2])!r})
-        from benchmarks.sections.streaming import find_peak
+        from benchmarks.cost.sections.streaming import find_peak
         import numpy as np
         before = find_peak()
         block = np.ones(2**27)  # 1 GiB: more than the imports ever took
@@ -294,7 +294,9 @@ serve(make_jobs, ["numpy", "no-such-library"])
 @pytest.fixture
 def worker(tmp_path):
     script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(workers=str(ROOT / "benchmarks" / "workers")))
+    script.write_text(
+        WORKER.format(workers=str(ROOT / "benchmarks" / "cost" / "workers"))
+    )
     images = np.random.default_rng(0).random((3, 4, 4, 3), dtype="float32")
     np.savez(tmp_path / "arrays.npz", images=images, proxy=np.ones(2, "float32"))
     group = peers.Group(str(script), sys.prefix, ("same", "other", "broken"))
@@ -334,7 +336,7 @@ def test_a_worker_that_ends_is_absent(tmp_path) -> None:
 
 def test_a_peer_that_dies_in_a_round_is_left_out_of_it(tmp_path, monkeypatch) -> None:
     script = tmp_path / "worker.py"
-    text = WORKER.format(workers=str(ROOT / "benchmarks" / "workers"))
+    text = WORKER.format(workers=str(ROOT / "benchmarks" / "cost" / "workers"))
     script.write_text(text.replace('"no-such-library"', '"dies", "same"'))
     groups = (peers.Group(str(script), sys.prefix, ("dies", "same")),)
     monkeypatch.setattr(peers, "GROUPS", groups)
@@ -367,7 +369,9 @@ def test_peers_are_absent_without_their_environments(monkeypatch) -> None:
 def test_peers_of_other_maps_are_absent(tmp_path, monkeypatch) -> None:
     """What a library cannot do, or does differently, is said and not compared."""
     script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(workers=str(ROOT / "benchmarks" / "workers")))
+    script.write_text(
+        WORKER.format(workers=str(ROOT / "benchmarks" / "cost" / "workers"))
+    )
     groups = (peers.Group(str(script), sys.prefix, ("other", "broken")),)
     monkeypatch.setattr(peers, "GROUPS", groups)
     rows = list(peers.measure(TOY))

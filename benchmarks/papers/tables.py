@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_embcam.benchmark.findings import CHANNELS, CURVE, Findings
-from keras_embcam.benchmark.published import NOT_AT_HAND
-from keras_embcam.benchmark.relations import RULES, Relation
-from keras_embcam.benchmark.rows import list_tables
+from benchmarks.papers.findings import CHANNELS, CURVE, Findings
+from benchmarks.papers.published import NOT_AT_HAND
+from benchmarks.papers.relations import RULES, Relation
+from benchmarks.papers.rows import list_tables
 from keras_embcam.evaluation import Report
 from keras_embcam.evaluation.plots import draw_plots
 from keras_embcam.evaluation.report import TABLES

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.plan import Plan, compile_forward, make_images, make_network
-from benchmarks.results import Row, single
-from benchmarks.timing import alternate, compare, timer
+from benchmarks.cost.plan import Plan, compile_forward, make_images, make_network
+from benchmarks.cost.results import Row, single
+from benchmarks.cost.timing import alternate, compare, timer
 from keras_embcam.callbacks import EmbeddingCAMLogger
 from keras_embcam.layers import Proxies
 from keras_embcam.losses import ProxyAnchorLoss

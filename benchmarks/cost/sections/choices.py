@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.counting import count
-from benchmarks.plan import (
+from benchmarks.cost.counting import count
+from benchmarks.cost.plan import (
     LAYERS,
     Plan,
     compile_forward,
@@ -17,8 +17,8 @@ from benchmarks.plan import (
     make_network,
     make_vectors,
 )
-from benchmarks.results import Row
-from benchmarks.timing import alternate, compare, find_spread, timer
+from benchmarks.cost.results import Row
+from benchmarks.cost.timing import alternate, compare, find_spread, timer
 from keras_embcam import EmbeddingCAM, explain
 from keras_embcam.weightings import WEIGHTINGS
 

@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_embcam.benchmark import rows as rows_of
-from keras_embcam.benchmark.birds import Examples, choose_central_box, load_half
-from keras_embcam.benchmark.findings import Findings
-from keras_embcam.benchmark.network import (
+from benchmarks.papers import rows as rows_of
+from benchmarks.papers.birds import Examples, choose_central_box, load_half
+from benchmarks.papers.findings import Findings
+from benchmarks.papers.network import (
     build_network,
     measure_recall,
     train_network,
 )
-from keras_embcam.benchmark.options import Options
-from keras_embcam.benchmark.tables import write_files
-from keras_embcam.benchmark.transfer import (
+from benchmarks.papers.options import Options
+from benchmarks.papers.tables import write_files
+from benchmarks.papers.transfer import (
     BY_CHANNELS,
     Lender,
     cut_by_channels,

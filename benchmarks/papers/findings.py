@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.papers.options import Options
+from benchmarks.papers.relations import Relation, find_relations
+from benchmarks.papers.transfer import BY_CHANNELS
 from keras_embcam._version import __version__
-from keras_embcam.benchmark.options import Options
-from keras_embcam.benchmark.relations import Relation, find_relations
-from keras_embcam.benchmark.transfer import BY_CHANNELS
 from keras_embcam.evaluation import Report
 
 CURVE = "Localisation accuracy by threshold"

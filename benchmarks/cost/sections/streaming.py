@@ -15,9 +15,9 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from benchmarks.plan import Plan, compile_forward, make_network
-from benchmarks.results import Row, single
-from benchmarks.timing import alternate, compare, timer
+from benchmarks.cost.plan import Plan, compile_forward, make_network
+from benchmarks.cost.results import Row, single
+from benchmarks.cost.timing import alternate, compare, timer
 from keras_embcam import explain_batches
 
 MEMORY_TARGET = 1.05

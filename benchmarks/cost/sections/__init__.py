@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
-from benchmarks.plan import Plan
-from benchmarks.results import Row
-from benchmarks.sections import (
+from benchmarks.cost.plan import Plan
+from benchmarks.cost.results import Row
+from benchmarks.cost.sections import (
     choices,
     database,
     forward_pass,

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from benchmarks.plan import Plan, compile_forward, make_images, make_network
-from benchmarks.results import Row, single
-from benchmarks.timing import alternate, compare, find_spread, timer
+from benchmarks.cost.plan import Plan, compile_forward, make_images, make_network
+from benchmarks.cost.results import Row, single
+from benchmarks.cost.timing import alternate, compare, find_spread, timer
 from keras_embcam import explain
 from keras_embcam.running import compiled_functions as compiled
 

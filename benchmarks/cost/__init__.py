@@ -1,0 +1,1 @@
+"""What explanations cost, beside other libraries."""

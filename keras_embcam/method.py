@@ -1,0 +1,103 @@
+"""Method: what is explained and how, checked once and passed whole."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+
+from keras_embcam.network.trial_run import list_operations
+from keras_embcam.presets import LayerFusion, apply_preset, get_preset
+from keras_embcam.weightings import Weighting, check_top_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What of a network is explained, and how its heatmaps are made.
+
+    Checked when it is made. It is the only way in which these options travel, and the
+    key of every cache: two methods are equal where they make the same maps of the same
+    model and proxies. The proxies themselves are no part of it: they belong to the
+    images and travel beside them.
+
+    Args:
+        weighting: see `EmbeddingCAM`, also for all others.
+        top_channels: how many channels to keep, None for all.
+        conv_layer: a name, path or object of a layer, a list of several, or None.
+        embedding_layer: a name, path or object of a layer, or None.
+        preset: a name that stands for layers and weighting, or None.
+        resize: whether heatmaps have the size of the images.
+        normalize: whether each heatmap is divided by its maximum.
+
+    Raises:
+        ValueError: for an unknown weighting or preset, a preset beside what it states
+            itself, or a number of channels below 1.
+
+    Example:
+
+    >>> Method(preset="localize").box_threshold
+    'otsu'
+    >>> Method(conv_layer=["a", "b"]) == Method(conv_layer=("a", "b"))
+    True
+    """
+
+    weighting: str | Weighting = "gradcam"
+    top_channels: int | None = None
+    conv_layer: Any = None
+    embedding_layer: Any = None
+    preset: str | None = None
+    resize: bool = True
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.conv_layer, list):
+            object.__setattr__(self, "conv_layer", tuple(self.conv_layer))
+        check_top_channels(self.top_channels)
+        apply_preset(self.preset, None, self.weighting, self.top_channels)
+
+    @property
+    def layers(self) -> Any:
+        """The layers to explain: those named, else those of the preset, else None."""
+        return apply_preset(
+            self.preset, self.conv_layer, self.weighting, self.top_channels
+        )[0]
+
+    @property
+    def weigh(self) -> Weighting | LayerFusion:
+        """The function that makes weights, or fused maps of several layers."""
+        return apply_preset(
+            self.preset, self.conv_layer, self.weighting, self.top_channels
+        )[1]
+
+    @property
+    def box_threshold(self) -> float | str:
+        """The threshold of `keras_embcam.heatmaps.find_boxes` for these maps."""
+        return 0.2 if self.preset is None else get_preset(self.preset).box_threshold
+
+    def bind(self, model: keras.Model) -> "Method":
+        """Return the same method with layers named by their path in a model.
+
+        A path is unique in a model, where two layers may share a name; and a cache
+        whose key holds no layer keeps no model alive.
+
+        Raises:
+            ValueError: for an object that is no layer inside the model.
+        """
+        layers = self.conv_layer
+        if isinstance(layers, tuple):
+            layers = tuple(_path_of(model, x, "conv_layer") for x in layers)
+        else:
+            layers = _path_of(model, layers, "conv_layer")
+        embedding = _path_of(model, self.embedding_layer, "embedding_layer")
+        return replace(self, conv_layer=layers, embedding_layer=embedding)
+
+
+def _path_of(model: keras.Model, layer: Any, argument: str) -> str | None:
+    if layer is None or isinstance(layer, str):
+        return layer
+    for path, operation in list_operations(model).items():
+        if operation is layer:
+            return path
+    raise ValueError(
+        f"`{argument}` must be the name, the path or the object of a layer inside the "
+        f"model. Received: {layer!r}"
+    )
