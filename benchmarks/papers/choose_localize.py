@@ -1,6 +1,6 @@
 """How the preset "localize" was chosen: candidates on the first half of CUB's classes.
 
-    python -m benchmarks.papers.choose_localize --data CUB_FOLDER MODEL.keras [MODEL.keras ...]
+    python -m benchmarks.papers.choose_localize --data CUB_FOLDER MODEL.keras ...
 
 Nothing of the second half, which is reported, is read. Each candidate is judged by the
 boxes it finds from single points (IoU >= 0.5), and by the heat that falls on the right
