@@ -1,8 +1,23 @@
 """See what a Keras embedding network looks at, while it trains and afterwards."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from keras_embcam._version import __version__
-from keras_embcam.embedding_cam import EmbeddingCAM
-from keras_embcam.explain import Explanation, embed, explain, explain_batches
+
+if TYPE_CHECKING:
+    from keras_embcam.embedding_cam import EmbeddingCAM
+    from keras_embcam.explanation import Explanation, embed, explain, explain_batches
+
+# Where each public name lives. They are imported on first use, so that the commands'
+# help and TensorBoard's plugins start without TensorFlow.
+_HOMES = {
+    "EmbeddingCAM": "embedding_cam",
+    "Explanation": "explanation",
+    "embed": "explanation",
+    "explain": "explanation",
+    "explain_batches": "explanation",
+}
 
 __all__ = [
     "EmbeddingCAM",
@@ -12,3 +27,15 @@ __all__ = [
     "explain",
     "explain_batches",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,18 +1,18 @@
 """EmbeddingCAM: heatmaps of ``y . p`` at a convolution of any Keras model."""
 
+import dataclasses
 from typing import Any
 
 import keras
 import tensorflow as tf
-from keras import KerasTensor, tree
+from keras import KerasTensor, ops, tree
 
+from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model, declared_inputs
-from keras_embcam.network.trial_run import list_operations
 from keras_embcam.network.view import ModelView, find_images
-from keras_embcam.presets import apply_preset
 from keras_embcam.proxies import check_proxies_shape
 from keras_embcam.running.one_batch import explain_images
-from keras_embcam.weightings import Weighting, check_top_channels
+from keras_embcam.weightings import Weighting
 
 Tensor = Any
 
@@ -104,20 +104,16 @@ class EmbeddingCAM(keras.layers.Wrapper):
         # policy of this layer would cast the proxies.
         kwargs["dtype"] = "float32"
         super().__init__(model, autocast=False, **kwargs)
-        # By path: Keras would track a layer that is kept here as one more child.
-        if isinstance(conv_layer, list | tuple):
-            conv_layer = [_path_of(model, x, "conv_layer") for x in conv_layer]
-        self.conv_layer = _path_of(model, conv_layer, "conv_layer")
-        self.embedding_layer = _path_of(model, embedding_layer, "embedding_layer")
-        self.weighting = weighting
-        self.top_channels = top_channels
-        self.resize = resize
-        self.normalize = normalize
-        self.preset = preset
-        check_top_channels(top_channels)
-        self._chosen_layers, self._weigh = apply_preset(
-            preset, self.conv_layer, weighting, top_channels
-        )
+        # Bound, since Keras would track a layer that is kept here as one more child.
+        self.method = Method(
+            weighting=weighting,
+            top_channels=top_channels,
+            conv_layer=conv_layer,
+            embedding_layer=embedding_layer,
+            preset=preset,
+            resize=resize,
+            normalize=normalize,
+        ).bind(model)
         self._view: ModelView | None = None
 
     def build(self, images_shape: Any, proxies_shape: Any = None) -> None:
@@ -135,22 +131,25 @@ class EmbeddingCAM(keras.layers.Wrapper):
         return self._view
 
     def _look(self, images: Any) -> ModelView:
-        return ModelView(self.layer, self._chosen_layers, self.embedding_layer, images)
+        method = self.method
+        return ModelView(self.layer, method.layers, method.embedding_layer, images)
 
     def call(self, images: Any, proxies: Any = None) -> tuple[Tensor, Tensor]:
         """Return ``(embeddings, heatmaps)``; see the class."""
-        find_images(images)  # raises where there are none
+        num_images = find_images(images).shape[0]  # raises where there are none
         view = self.view(_specification(images))
-        embeddings, heatmaps, _ = explain_images(
-            view,
-            images,
-            proxies,
-            self._weigh,
-            self.top_channels,
-            self.resize,
-            self.normalize,
-        )
-        return embeddings, heatmaps
+        if num_images is not None:
+            embeddings, heatmaps, _ = explain_images(view, images, proxies, self.method)
+            return embeddings, heatmaps
+        # A graph may be given no image at all, as the last replica of a strategy, and
+        # some kernels fail on an empty batch: run those on one image of zeros.
+        num_images = ops.shape(find_images(images))[0]
+        if not callable(proxies) and len(getattr(proxies, "shape", ())) > 1:
+            images, proxies = _never_empty((images, proxies))
+        else:
+            images = _never_empty(images)
+        embeddings, heatmaps, _ = explain_images(view, images, proxies, self.method)
+        return embeddings[:num_images], heatmaps[:num_images]
 
     def compute_output_shape(
         self, images_shape: Any, proxies_shape: tuple[int | None, ...] | None = None
@@ -177,7 +176,7 @@ class EmbeddingCAM(keras.layers.Wrapper):
         if proxies is not None:
             check_proxies_shape(tuple(proxies.shape), num_images, width)
             several = list(proxies.shape[1:-1])
-        if self.resize:
+        if self.method.resize:
             map_size = image_size
         elif tuple(image_size) == view.image_size:
             map_size = list(view.map_size)
@@ -220,24 +219,15 @@ class EmbeddingCAM(keras.layers.Wrapper):
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, with layers by their path."""
-        weighting = self.weighting
-        if not isinstance(weighting, str):
-            weighting = keras.saving.serialize_keras_object(weighting)
-        return {
-            **super().get_config(),
-            # Keras makes lists into its own kind.
-            "conv_layer": (
-                list(self.conv_layer)
-                if isinstance(self.conv_layer, list)
-                else self.conv_layer
-            ),
-            "embedding_layer": self.embedding_layer,
-            "weighting": weighting,
-            "top_channels": self.top_channels,
-            "preset": self.preset,
-            "resize": self.resize,
-            "normalize": self.normalize,
-        }
+        fields = dataclasses.fields(self.method)
+        config = {field.name: getattr(self.method, field.name) for field in fields}
+        if not isinstance(self.method.weighting, str):
+            config["weighting"] = keras.saving.serialize_keras_object(
+                self.method.weighting
+            )
+        if isinstance(self.method.conv_layer, tuple):
+            config["conv_layer"] = list(self.method.conv_layer)
+        return {**super().get_config(), **config}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -253,21 +243,22 @@ class EmbeddingCAM(keras.layers.Wrapper):
         return cls(model, **config)
 
 
-def _path_of(model: keras.Model, layer: Any, argument: str) -> Any:
-    if layer is None or isinstance(layer, str | list):
-        return layer
-    for path, operation in list_operations(model).items():
-        if operation is layer:
-            return path
-    raise ValueError(
-        f"`{argument}` must be the name, the path or the object of a layer inside the "
-        f"model. Received: {layer!r}"
-    )
-
-
 def _specification(images: Any) -> Any:
     """Return symbols in place of tensors that have no values yet."""
     return tree.map_structure(
         lambda x: KerasTensor(x.shape, x.dtype) if tf.is_symbolic_tensor(x) else x,
         images,
     )
+
+
+def _never_empty(tensors: Any) -> Any:
+    """Return tensors with one row of zeros where they have no row."""
+
+    def fill(tensor: Any) -> Tensor:
+        tensor = ops.convert_to_tensor(tensor)
+        missing = ops.maximum(0, 1 - ops.shape(tensor)[0])
+        # Not `tf.pad`, which TensorFlow fuses into a convolution as its padding.
+        rows = ops.zeros((missing, *ops.shape(tensor)[1:]), tensor.dtype)
+        return ops.concatenate([tensor, rows])
+
+    return tree.map_structure(fill, tensors)

@@ -320,8 +320,8 @@ def test_lender_runs_the_model_once_for_all_databases(monkeypatch) -> None:
     lender = transfer.Lender(model, database.conv_layer)
     databases = {"all": database, "one": transfer.keep_channels(database, 1)}
     calls = []
-    run = transfer.run_batches
-    monkeypatch.setattr(transfer, "run_batches", lambda *x: calls.append(1) or run(*x))
+    run = transfer.run_once
+    monkeypatch.setattr(transfer, "run_once", lambda *x: calls.append(1) or run(*x))
     report = evaluate(
         model,
         {"image": images, "bbox": np.float32([[0.2, 0.2, 0.7, 0.9]] * 6)},

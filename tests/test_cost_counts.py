@@ -16,8 +16,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_embcam import EmbeddingCAM, compiled, explain, explain_batches
+from keras_embcam import EmbeddingCAM, explain, explain_batches
 from keras_embcam.callbacks import EmbeddingCAMLogger
+from keras_embcam.running import compiled_functions as compiled
 
 SIZE, WIDTH = 16, 4
 
@@ -101,7 +102,7 @@ def test_ten_calls_of_ten_batch_sizes_run_the_python_code_once() -> None:
     for num_images in range(1, 11):
         explain(model, make_images(num_images), batch_size=7)
     assert in_backbone.num_calls == first
-    (explainer,) = compiled._explainers[model].values()
+    (explainer,) = compiled.list_compiled(model)
     assert explainer.num_traces == 1
 
 
@@ -166,7 +167,7 @@ def test_the_graph_holds_no_gradient_of_a_convolution(shape) -> None:
     model, _, _ = make_model()
     vectors = None if shape is None else make_vectors(*shape)
     explain(model, make_images(2), proxies=vectors)
-    (explainer,) = compiled._explainers[model].values()
+    (explainer,) = compiled.list_compiled(model)
     (concrete,) = explainer._run._list_all_concrete_functions()
     counts = count_all_operations(concrete.graph)
     assert counts["Conv2D"] == 3

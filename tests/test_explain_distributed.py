@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from keras_embcam import explain
 from keras_embcam.callbacks import EmbeddingCAMLogger
-from keras_embcam.explain import embed
+from keras_embcam.explanation import embed
 from keras_embcam.losses import TripletSemiHardLoss
 from keras_embcam.proxies import from_score, single_point
 from keras_embcam.running import compiled_functions as compiled
@@ -84,7 +84,7 @@ def check_same(mirrored: keras.Model, single: keras.Model, *args: Any, **kw: Any
 
 
 def count_traces(model: keras.Model) -> int:
-    return sum(x.num_traces for x in compiled._explainers.get(model, {}).values())
+    return sum(x.num_traces for x in compiled.list_compiled(model))
 
 
 def test_both_replicas_work_and_one_trace_serves_all_batches() -> None:
@@ -207,7 +207,7 @@ def test_a_model_from_elsewhere_within_the_scope(single) -> None:
 def test_one_replica_is_traced_as_without_a_strategy() -> None:
     def list_operations(model: keras.Model) -> list[str]:
         explain(model, make_images())
-        (explainer,) = compiled._explainers[model].values()
+        (explainer,) = compiled.list_compiled(model)
         (concrete,) = explainer._run._list_all_concrete_functions()
         return [operation.type for operation in concrete.graph.get_operations()]
 

@@ -1,6 +1,8 @@
 """Who may use whom: no circle, and nothing below knows what stands above it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,8 @@ def imports_of(path, everywhere=False):
         for name in names:
             if name.startswith("keras_embcam."):
                 found.add(name.split(".")[1])
-    return found - {part_of(path)}
+    # The one small module that every part may share.
+    return found - {part_of(path), "keras_private"}
 
 
 GRAPH: dict[str, set[str]] = {}
@@ -99,3 +102,32 @@ def test_the_tape_lives_in_few_places():
         "keras_embcam/network/view.py",
         "keras_embcam/proxies/elementary.py",
     }
+
+
+def test_public_names_are_imported_on_first_use():
+    """So that commands and TensorBoard start without TensorFlow."""
+    code = """
+import sys
+import keras_embcam, keras_embcam.cli
+heavy = {"tensorflow", "keras", "cv2", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+assert set(keras_embcam.__all__) <= set(dir(keras_embcam))
+import keras_embcam.explanation
+from keras_embcam import explain
+assert callable(explain)
+try:
+    keras_embcam.explian
+except AttributeError as error:
+    assert "explian" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_names_that_keras_keeps_for_itself_stand_in_one_file():
+    names = ("._flatten_layers", "._called", "._losses", "_remat_mode")
+    for path in source_files():
+        if path.name != "keras_private.py":
+            found = [name for name in names if name in path.read_text()]
+            assert not found, f"{path}: {found}"

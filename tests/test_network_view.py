@@ -416,3 +416,16 @@ def test_a_scale_does_not_overflow_float16_on_large_maps() -> None:
     assert np.asarray(scale).tolist() == [[2**14], [2**13]]
     # A size that is not known yet counts as one.
     assert np.asarray(cotangent_scale(np.ones((1, 1)), (None, 7))).tolist() == [[4]]
+
+
+def test_a_layer_named_twice_in_different_ways(parts) -> None:
+    model = parts.functional()
+    with pytest.raises(ValueError, match="must name no layer twice. Received 'target'"):
+        ModelView(model, ["target", parts.target])
+
+
+def test_it_says_what_it_explains(parts) -> None:
+    view = ModelView(parts.functional(), "target")
+    text = repr(view)
+    for part in ("'target'", "5 x 4", "9 x 8", "model's output", "width 3"):
+        assert part in text

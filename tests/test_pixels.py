@@ -284,8 +284,8 @@ def test_traced_once_and_live_weights(method) -> None:
     model = make_model(convolution(activation="relu"))
     before = method(model, IMAGES)
     method(model, IMAGES[:3], batch_size=2)
-    explainers = compiled_functions._explainers[model]
-    assert [x.num_traces for x in explainers.values()] == [1]
+    compiled = compiled_functions.list_compiled(model)
+    assert [x.num_traces for x in compiled] == [1]
     model.layers[0].kernel.assign(2 * model.layers[0].kernel)
     model.layers[0].bias.assign(2 * model.layers[0].bias)
     vector = -np.float32([1, 2, 3])
@@ -433,3 +433,16 @@ def test_real_network_in_half_precision(birds) -> None:
     single = deconvnet(make_bird_model("float32"), birds[0][:1])
     half = deconvnet(make_bird_model("mixed_float16"), birds[0][:1])
     assert np.corrcoef(single.ravel(), half.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("method", [guided_gradcam, deconvnet_gradcam])
+def test_several_layers_are_refused(method) -> None:
+    model = make_model(convolution(activation="relu"))
+    with pytest.raises(ValueError, match=r"`conv_layer` must be one layer: .*\['conv"):
+        method(model, IMAGES, conv_layer=["conv", "other"])
+
+
+def test_an_unknown_method() -> None:
+    model = make_model(convolution(activation="relu"))
+    with pytest.raises(ValueError, match="`method` must be one of .*'smoothgrad'"):
+        pixels.pixel_maps(model, IMAGES, method="smoothgrad")

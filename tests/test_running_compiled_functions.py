@@ -40,7 +40,7 @@ def model() -> keras.Model:
 
 
 def count_traces(model: keras.Model) -> int:
-    return sum(x.num_traces for x in module._explainers.get(model, {}).values())
+    return sum(x.num_traces for x in module.list_compiled(model))
 
 
 def test_one_trace_serves_all_batches_and_calls() -> None:
@@ -69,7 +69,7 @@ def test_what_is_compiled_is_bounded(monkeypatch) -> None:
         assert count_traces(model) <= 4
     for factor in range(1, 7):
         explain(model, make_images(1), weighting=lambda a, g, f=factor: f * g)
-        assert len(module._explainers[model]) <= 3
+        assert len(module.list_compiled(model)) <= 3
 
 
 def test_changed_weights_show() -> None:
@@ -121,13 +121,13 @@ def test_a_discarded_model_is_freed(kind) -> None:
     model = make_kind(kind)
     explain(model, make_images())
     explain(model, make_images(), proxies=lambda y: 2 * y, weighting="layercam")
-    num_kept = len(module._explainers)
+    num_kept = len(module._kept)
     references = [weakref.ref(x) for x in (model, model.weights[0])]
     del model
     gc.collect()  # the model, and with it what is compiled
     gc.collect()  # the weights that the compiled functions held
     assert [reference() for reference in references] == [None, None]
-    assert len(module._explainers) < num_kept
+    assert len(module._kept) < num_kept
 
 
 def test_four_threads_at_once() -> None:
@@ -225,7 +225,7 @@ def test_only_the_head_is_differentiated(conv_layer, num_convolutions, shape) ->
     model = make_model()
     vectors = None if shape is None else make_vectors(*shape)
     explain(model, make_images(), proxies=vectors, conv_layer=conv_layer)
-    (explainer,) = module._explainers[model].values()
+    (explainer,) = module.list_compiled(model)
     (concrete,) = explainer._run._list_all_concrete_functions()
     kinds = [operation.type for operation in find_live_operations(concrete.graph)]
     assert kinds.count("Conv2D") == 2
@@ -237,3 +237,89 @@ def test_only_the_head_is_differentiated(conv_layer, num_convolutions, shape) ->
     # Of no kind in the whole graph, what is pruned included, for the first one.
     names = [operation.name for operation in concrete.graph.get_operations()]
     assert not any("gradient_tape" in x and "/first" in x for x in names)
+
+
+def make_towers() -> tuple[keras.Model, list[keras.layers.Layer]]:
+    """Return a subclassed model of two towers, whose layers share one name."""
+
+    class Towers(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = [layers.Conv2D(4, 3, name="conv") for _ in range(2)]
+
+        def call(self, images):
+            maps = [ops.relu(conv(images)) for conv in self.convs]
+            return ops.concatenate([ops.mean(x, axis=(1, 2)) for x in maps], axis=-1)
+
+    keras.utils.set_random_seed(3)
+    model = Towers()
+    model(make_images(1))
+    return model, model.convs
+
+
+@pytest.mark.parametrize("several", [list, tuple])
+def test_layers_of_one_name_do_not_get_each_others_maps(several) -> None:
+    model, convs = make_towers()
+    found = [explain(model, make_images(), conv_layer=several([x])) for x in convs]
+    for maps, conv in zip(found, convs, strict=True):
+        alone = EmbeddingCAM(model, conv)(make_images())[1]
+        np.testing.assert_allclose(maps, alone, atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 0.1
+
+
+def change_by_lora(model: keras.Model) -> None:
+    dense = model.layers[-1]
+    dense.enable_lora(2)
+    dense.lora_kernel_b.assign(np.ones(dense.lora_kernel_b.shape))
+
+
+def change_by_quantization(model: keras.Model) -> None:
+    model.quantize("int8")
+
+
+@pytest.mark.parametrize("change", [change_by_lora, change_by_quantization])
+def test_replaced_weights_show(change) -> None:
+    model = make_model()
+    before = explain(model, make_images(), details=True)
+    change(model)
+    after = explain(model, make_images(), details=True)
+    expected = model(make_images(), training=False)
+    np.testing.assert_allclose(after.embeddings, expected, atol=1e-5)
+    assert np.abs(before.embeddings - after.embeddings).max() > 1e-5
+    embeddings, heatmaps = EmbeddingCAM(model)(make_images())
+    np.testing.assert_allclose(after.heatmaps, heatmaps, atol=1e-5)
+
+
+def test_what_is_used_stays_compiled(monkeypatch) -> None:
+    """Not what came last goes, but what was used least lately."""
+    monkeypatch.setattr(module, "MAX_COMPILED", 2)
+    model = make_model()
+    explain(model, make_images())
+    (first,) = module.list_compiled(model)
+    for name in ("layercam", "hirescam", "xgradcam"):
+        explain(model, make_images(), weighting=name)
+        explain(model, make_images())
+    assert first in module.list_compiled(model)
+    assert first.num_traces == 1
+
+
+def test_a_look_at_one_model_does_not_hold_up_another(model) -> None:
+    """While a slow model is looked at, others are explained."""
+    explain(model, make_images())  # compiled before
+    inside, finished = threading.Event(), threading.Event()
+
+    class Slow(Subclassed):
+        def call(self, images):
+            if self.built and threading.current_thread().name == "slow":
+                inside.set()
+                assert finished.wait(60)
+            return super().call(images)
+
+    slow = Slow()
+    slow(make_images())
+    thread = threading.Thread(target=explain, args=(slow, make_images()), name="slow")
+    thread.start()
+    assert inside.wait(60)
+    explain(model, make_images(), weighting="layercam")
+    finished.set()
+    thread.join()

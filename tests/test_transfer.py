@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from keras_embcam import compiled, embed, explain
+from keras_embcam import embed, explain
+from keras_embcam.running import compiled_functions as compiled
 from keras_embcam.transfer import GradWeightDatabase, TransferExplanation
 from keras_embcam.transfer.triplet_draws import TripletDraws
 
@@ -351,16 +352,16 @@ def test_what_is_compiled_to_explain_has_no_gradient() -> None:
 
     def list_operations() -> set[str]:
         found = set()
-        for explainer in compiled._explainers[model].values():
+        for explainer in compiled.list_compiled(model):
             for concrete in explainer._run._list_all_concrete_functions():
                 for operation in concrete.graph.get_operations():
                     found |= {operation.name, operation.type}
         return found
 
-    compiled._explainers[model].clear()
+    compiled._kept.pop(model)
     explain(model, make_images())
     assert any("gradient_tape" in name for name in list_operations())
-    compiled._explainers[model].clear()
+    compiled._kept.pop(model)
     database.explain(model, make_images())
     names = list_operations()
     assert "Conv2D" in names

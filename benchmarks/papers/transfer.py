@@ -10,12 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_embcam import method as core
 from keras_embcam.evaluation import Method
 from keras_embcam.heatmaps import combine_channels, resize_heatmaps
 from keras_embcam.proxies import single_point
-from keras_embcam.running.chosen_proxies import ProxyChooser
-from keras_embcam.running.compiled_functions import run_batches
-from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.compiled_functions import run_once
 from keras_embcam.transfer import GradWeightDatabase
 from keras_embcam.transfer.lending import run_forward
 from keras_embcam.transfer.triplet_draws import TripletDraws
@@ -189,11 +188,8 @@ class Lender:
     def explain(self, database: GradWeightDatabase, images: np.ndarray) -> Any:
         """Return the maps (n, H, W) of a batch, as the database's own `explain`."""
         if images is not self._images:
-            source = ImageSource(images, self._model, len(images))
-            nothing = ProxyChooser(None, None, None, None, len(images))
-            [(_, self._found)] = run_batches(
-                self._model, source, nothing, self._conv_layer, None, run_forward
-            )
+            method = core.Method(conv_layer=self._conv_layer)
+            self._found = run_once(self._model, images, method, run_forward)
             self._images, self._rows = images, {}
         activations, embeddings = self._found
         key = id(database.embeddings)  # shared by all that are cut from one

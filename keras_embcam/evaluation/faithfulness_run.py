@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_embcam import method as core
 from keras_embcam.evaluation.correlation import has_order, rank_correlation
 from keras_embcam.evaluation.discrimination_run import (
     measure_discrimination,
@@ -32,10 +33,8 @@ from keras_embcam.evaluation.stability import (
 from keras_embcam.evaluation.vectors import find_missing, make_targets
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.proxies import single_point
-from keras_embcam.running.chosen_proxies import ProxyChooser
-from keras_embcam.running.compiled_functions import run_batches
-from keras_embcam.running.image_batches import ImageSource
-from keras_embcam.running.pixel_gradients import explain_pixels
+from keras_embcam.running.compiled_functions import run_once
+from keras_embcam.running.one_batch import explain_pixels
 
 NUM_STEPS = 20
 BATCH_SIZE = 32
@@ -224,15 +223,17 @@ class Subject:
         for start in range(0, len(self._images), BATCH_SIZE):
             rows = slice(start, start + BATCH_SIZE)
             images = self._images[rows]
-            [(_, (part,))] = run_batches(
+            method = core.Method(
+                conv_layer=self._conv_layer, embedding_layer=self._embedding_layer
+            )
+            (part,) = run_once(
                 self._model,
-                ImageSource(images, self._model, len(images)),
-                ProxyChooser(self._single_points[rows], None, None, None, len(images)),
-                self._conv_layer,
-                self._embedding_layer,
+                images,
+                method,
                 explain_pixels,
                 None,
                 False,
+                proxies=self._single_points[rows],
             )
             gradients.append(part)
         epsilon = NOISE * float(np.ptp(self._images))

@@ -7,13 +7,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_embcam import method as core
 from keras_embcam.evaluation.method import Method
 from keras_embcam.heatmaps import resize_heatmaps, scale_heatmaps
 from keras_embcam.network.view import ModelView, Recording
 from keras_embcam.presets import LayerFusion, apply_preset
-from keras_embcam.running.chosen_proxies import ProxyChooser
-from keras_embcam.running.compiled_functions import run_batches
-from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.compiled_functions import run_once
 from keras_embcam.running.one_batch import compute_heatmaps, resolve_proxies
 from keras_embcam.weightings import Weighting, get_weighting
 
@@ -77,15 +76,13 @@ def explain_with_all(
         plans, vectors = _make_plans(
             [methods[x] for x in numbers], [proxies[x] for x in numbers]
         )
-        [(_, (maps,))] = run_batches(
-            model,
-            ImageSource(images, model, len(images)),
-            ProxyChooser(vectors, None, None, None, len(images)),
-            find_layers(methods[numbers[0]]),
-            embedding_layer,
-            compute_maps,
-            plans,
+        first = methods[numbers[0]]
+        layers = core.Method(
+            conv_layer=first.conv_layer,
+            preset=first.preset,
+            embedding_layer=embedding_layer,
         )
+        (maps,) = run_once(model, images, layers, compute_maps, plans, proxies=vectors)
         for column, number in enumerate(numbers):
             # One method at a time: fifty at full size would not fit into memory.
             yield number, _finish(maps[:, column], images, normalize)
@@ -99,7 +96,11 @@ def find_layers(method: Method) -> Any:
 
 
 def compute_maps(
-    view: ModelView, images: Any, proxies: Any, plans: tuple[MapPlan, ...]
+    view: ModelView,
+    images: Any,
+    proxies: Any,
+    method: core.Method,
+    plans: tuple[MapPlan, ...],
 ) -> tuple[Tensor]:
     """Return the raw maps of all plans from one run of the model; in graph code.
 
@@ -107,6 +108,7 @@ def compute_maps(
         view: of the model.
         images: as the model takes them.
         proxies: (n, number of vectors, d) float32, or None.
+        method: names the layers.
         plans: m of them.
 
     Returns:

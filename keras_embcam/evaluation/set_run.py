@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_embcam import method as core
 from keras_embcam.evaluation.examples import ExampleStream
 from keras_embcam.evaluation.maps import explain_with_all, find_layers
 from keras_embcam.evaluation.measures import (
@@ -20,9 +21,7 @@ from keras_embcam.evaluation.method import DEFAULT_METHODS, Method, get_methods
 from keras_embcam.evaluation.vectors import ProxySet, find_missing
 from keras_embcam.network.feature_maps import Scales
 from keras_embcam.network.view import ModelView
-from keras_embcam.running.chosen_proxies import ProxyChooser
-from keras_embcam.running.compiled_functions import run_batches
-from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.compiled_functions import run_once
 from keras_embcam.running.one_batch import embed_images
 
 
@@ -150,11 +149,8 @@ def make_embedder(model: keras.Model, conv_layer: Any, embedding_layer: Any) -> 
     """Return a function of images (n, H, W, c) that gives raw embeddings (n, d)."""
 
     def embed(images: np.ndarray) -> np.ndarray:
-        source = ImageSource(images, model, len(images))
-        nothing = ProxyChooser(None, None, None, None, len(images))
-        [(_, (embeddings,))] = run_batches(
-            model, source, nothing, conv_layer, embedding_layer, embed_images
-        )
+        method = core.Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
+        (embeddings,) = run_once(model, images, method, embed_images)
         return embeddings
 
     return embed

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.inputs import check_model
 from keras_embcam.network.trial_run import list_operations
 
@@ -71,7 +72,7 @@ def _randomize(model: keras.Model, random: np.random.Generator) -> Iterator[str]
     for path, layer in reversed(layers.items()):
         if not isinstance(layer, keras.layers.Layer):
             continue  # an operation of a graph
-        inner = layer._flatten_layers(include_self=False)
+        inner = flatten_layers(layer, include_self=False)
         not_own = {id(weight) for part in inner for weight in part.weights}
         if all(id(weight) in not_own for weight in layer.weights):
             continue

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_embcam.keras_private import is_rematerialized
 from keras_embcam.network.trial_run import Call, TrialRun, enclosing_paths
 
 # Layers that move, drop or scale activations rather than make them. What is off on
@@ -124,10 +125,8 @@ def check_gradient(trial: TrialRun, operation: Any, conv_layer: Any) -> None:
         ValueError: for a layer that the user named or that is rematerialised.
     """
     path = trial.path(operation)
-    if any(
-        getattr(trial.layers[outer], "_remat_mode", None) is not None
-        for outer in (path, *enclosing_paths(path))
-    ):
+    around = (path, *enclosing_paths(path))
+    if any(is_rematerialized(trial.layers[x]) for x in around):
         raise ValueError(
             f"The layer {path!r} was built inside a `keras.RematScope` and computes "
             "its output again on the way back, where it cannot be recorded. Build the "

@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 
+from keras_embcam.keras_private import keep_traces_of_calls
+
 # Called as observer(operation, (args, kwargs), outputs).
 Observer = Callable[[Any, tuple[tuple, dict], Any], None]
 
@@ -84,15 +86,8 @@ def leave_unchanged(model: keras.Model) -> Iterator[None]:
     >>> norm.moving_mean.numpy()
     array([0.], dtype=float32)
     """
-    kept = [(x, x._called, list(x._losses)) for x in model._flatten_layers()]
-    try:
-        with keras.StatelessScope():
-            yield
-    finally:
-        for layer, called, losses in kept:
-            vars(layer)["_called"] = called
-            if losses:  # none in the list may mean that another thread holds them
-                layer._losses[:] = losses
+    with keep_traces_of_calls(model), keras.StatelessScope():
+        yield
 
 
 def _install(operation: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
+from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.hooks import observe
 from keras_embcam.network.noise_images import make_noise_images
 
@@ -221,7 +222,7 @@ def list_operations(model: keras.Model) -> dict[str, Any]:
 
     def visit(parent: Any, prefix: str) -> None:
         children = parent.operations if isinstance(parent, keras.Function) else []
-        children += parent._flatten_layers(include_self=False, recursive=False)
+        children += flatten_layers(parent, include_self=False, recursive=False)
         fresh = {id(x): x for x in children if id(x) not in seen}
         seen.update(fresh)
         num_named = Counter(child.name for child in fresh.values())

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
+from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.feature_maps import (
     Scales,
     check_gradient,
@@ -124,10 +125,11 @@ class ModelView:
     def _look(
         self, model: keras.Model, conv_layer: Any, embedding_layer: Any, images: Any
     ) -> None:
-        with _build_lock:
-            # Its variables: `leave_unchanged` keeps a model from making them.
-            if not all(layer.built for layer in model._flatten_layers()):
-                model(make_noise_images(model, images), training=False)
+        # Its variables: `leave_unchanged` keeps a model from making them.
+        if not _is_built(model):
+            with _build_lock:
+                if not _is_built(model):
+                    model(make_noise_images(model, images), training=False)
         with leave_unchanged(model):
             trial = TrialRun(model, images)
         self._embedding = find_embedding(trial, embedding_layer)
@@ -180,6 +182,11 @@ class ModelView:
         """
         others = self._convs
         for candidate in candidates:
+            if any(candidate is other for other in others):
+                raise ValueError(
+                    "A list as `conv_layer` must name no layer twice. Received "
+                    f"{trial.path(candidate)!r} and again {conv_layer!r}"
+                )
             self._convs = [*others, candidate]
             self._paths = [trial.path(conv) for conv in self._convs]
             ratio = self._length_gradient(self.record(trial.probe))
@@ -217,6 +224,16 @@ class ModelView:
         told &= lengths[:, 0] > 0
         ratios = norms[0][told] / norms[1][told]
         return float(np.median(ratios)) if told.any() else np.inf
+
+    def __repr__(self) -> str:
+        """Return what is explained: layers, map size and embedding."""
+        height, width = self.map_size
+        paths = ", ".join(repr(path) for path in self._paths)
+        return (
+            f"<ModelView: maps of {height} x {width} at {paths} for images of "
+            f"{self.image_size[0]} x {self.image_size[1]}; embedding: "
+            f"{self.embedding}, width {self.embedding_width}>"
+        )
 
     def normalized_message(self) -> str:
         """Return what to tell a user whose embedding turns out to be normalised."""
@@ -308,6 +325,10 @@ class ModelView:
             ops.cast(embedding, "float32"),
             pull_back,
         )
+
+
+def _is_built(model: keras.Model) -> bool:
+    return all(layer.built for layer in flatten_layers(model))
 
 
 def _num_positions(map_size: tuple) -> int:

@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_embcam.keras_private import flatten_layers
+
 Tensor = Any
 
 
@@ -116,7 +118,7 @@ def trained(model: keras.Model, proxy_layer: str | None = None) -> np.ndarray:
     Raises:
         ValueError: where there is no such layer, or several and none is named.
     """
-    layers = [x for x in model._flatten_layers() if hasattr(x, "proxies")]
+    layers = [x for x in flatten_layers(model) if hasattr(x, "proxies")]
     named = [x for x in layers if proxy_layer in (None, x.name)]
     if len(named) != 1:
         raise ValueError(

@@ -25,11 +25,11 @@ class ProxyChooser:
 
     def __init__(
         self,
-        proxies: Any,
-        labels: Any,
-        class_proxies: Any,
-        target_class: Any,
-        num_images: int | None,
+        proxies: Any = None,
+        labels: Any = None,
+        class_proxies: Any = None,
+        target_class: Any = None,
+        num_images: int | None = None,
     ) -> None:
         given = {
             "proxies": proxies,

@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,23 +11,29 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_embcam.network.view import ModelView, find_images
-from keras_embcam.proxies import single_point
+from keras_embcam.keras_private import flatten_layers
+from keras_embcam.method import Method
+from keras_embcam.network.noise_images import find_images
+from keras_embcam.network.view import ModelView
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.image_batches import Batch, ImageSource
+from keras_embcam.running.replicas import has_replicas, share_out
 
-# Compiled functions that are kept for each model.
-MAX_COMPILED = 16
+# Compiled functions that are kept for each model; those used last stay.
+MAX_COMPILED = 64
+
+# Returns tensors for one batch, called as function(view, images, proxies, method,
+# *options) in the graph of a `tf.function`.
+BatchFunction = Callable[..., Any]
 
 
 def run_batches(
     model: keras.Model,
     source: ImageSource,
-    chooser: ProxyChooser,
-    conv_layer: Any,
-    embedding_layer: Any,
-    function: Callable[..., Any],
+    method: Method,
+    function: BatchFunction,
     *options: Any,
+    chooser: ProxyChooser | None = None,
 ) -> Iterator[tuple[Batch, list[np.ndarray]]]:
     """Yield each batch with what a compiled function makes of it.
 
@@ -36,48 +43,82 @@ def run_batches(
     Args:
         model: as in `explain`; its strategy is the one that it was made under.
         source: of the images.
-        chooser: of their proxies.
-        conv_layer: see `EmbeddingCAM`.
-        embedding_layer: see `EmbeddingCAM`.
-        function: ``(view, images, proxies, *options) -> tensors``, such as
-            `explain_images`; compiled once for a model.
-        *options: of the function, hashable.
+        method: names the layers to look at.
+        function: such as `explain_images`; compiled once for a model and method.
+        *options: further arguments of the function, hashable.
+        chooser: of the images' proxies; the function gets None without it.
+
+    Raises:
+        ValueError: for images, layers or proxies that do not fit.
     """
+    method = method.bind(model)
     start = 0
     for batch in source:
         inputs = tree.map_structure(ops.convert_to_tensor, batch.inputs)
-        explainer = _get_explainer(
-            model, inputs, conv_layer, embedding_layer, function, *options
-        )
+        compiled = _get_compiled(model, inputs, method, function, *options)
         num_images = len(find_images(inputs))
-        chosen = chooser.choose(
-            start, num_images, batch.labels, explainer.view.embedding_width
-        )
+        proxies = None
+        if chooser is not None:
+            width = compiled.view.embedding_width
+            proxies = chooser.choose(start, num_images, batch.labels, width)
         start += num_images
-        yield batch, explainer(inputs, chosen)
-    chooser.check_end(start)
+        yield batch, compiled(inputs, proxies)
+    if chooser is not None:
+        chooser.check_end(start)
 
 
-class _Explainer:
-    """A compiled explanation of one model; does not keep the model alive."""
+def run_once(
+    model: keras.Model,
+    images: np.ndarray,
+    method: Method,
+    function: BatchFunction,
+    *options: Any,
+    proxies: Any = None,
+) -> list[np.ndarray]:
+    """Return what a compiled function makes of one batch; see `run_batches`.
+
+    Args:
+        model: see `run_batches`, also for the other arguments.
+        images: (n, H, W, c) as the model takes them.
+        method: see `run_batches`.
+        function: see `run_batches`.
+        *options: see `run_batches`.
+        proxies: (d,), (n, d), (n, m, d), a function of the embeddings, or None.
+
+    Raises:
+        ValueError: for images, layers or proxies that do not fit.
+    """
+    source = ImageSource(images, model, len(images))
+    chooser = ProxyChooser(proxies, num_images=len(images))
+    [(_, found)] = run_batches(
+        model, source, method, function, *options, chooser=chooser
+    )
+    return found
+
+
+class _Compiled:
+    """A compiled function of one model; does not keep the model alive."""
 
     def __init__(
         self,
         view: ModelView,
         strategy: tf.distribute.Strategy,
-        function: Callable[..., Any],
+        variables: list[Any],
+        function: BatchFunction,
         *options: Any,
     ) -> None:
         self.view = view
         self.num_traces = 0
+        # Kept so that no other variable gets the number of one of these.
+        self._variables = variables
 
         # Keras does not convert the code of its models with autograph either.
         @tf.function(autograph=False)
         def run(images: Any, proxies: Any) -> Any:
             self.num_traces += 1
-            if not _has_replicas(strategy):
+            if not has_replicas(strategy):
                 return function(view, images, proxies, *options)
-            return _share_out(
+            return share_out(
                 strategy, lambda x, p: function(view, x, p, *options), images, proxies
             )
 
@@ -95,97 +136,59 @@ class _Explainer:
         else:
             specification = proxies
         concrete = self._run.get_concrete_function(specifications, specification)
-        # Called as it was traced: for tensors alone TensorFlow first prints them.
+        # Call with the traced structure; otherwise TensorFlow formats the arguments
+        # first.
         return [x.numpy() for x in concrete(images, proxies)]
 
 
-def _has_replicas(strategy: tf.distribute.Strategy) -> bool:
-    """Tell whether there are several here, not in other processes as of a cluster."""
-    mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
-    return mirrored and strategy.num_replicas_in_sync > 1
+class _Kept:
+    """What is compiled for one model, the one used last behind all others."""
 
-
-def _share_out(
-    strategy: tf.distribute.Strategy,
-    function: Callable[..., Any],
-    images: Any,
-    proxies: Any,
-) -> tuple:
-    """Return ``function(images, proxies)``, each replica doing a share of the images.
-
-    Works in the graph of a `tf.function`.
-    """
-    num_images = tf.shape(tree.flatten(images)[0])[0]
-    share = -(-num_images // strategy.num_replicas_in_sync)
-
-    def put_together(tensor: Any) -> Any:
-        parts = strategy.experimental_local_results(tensor)
-        return tf.concat(parts, axis=0)[:num_images]
-
-    def choose_all(_: Any, embeddings: Any) -> Any:
-        # Called for all replicas at once: it may look at all embeddings of the batch.
-        chosen = ops.convert_to_tensor(proxies(put_together(embeddings)))
-        if len(chosen.shape) == 1:
-            return chosen
-        right = tf.debugging.assert_equal(
-            tf.shape(chosen)[0],
-            num_images,
-            "`proxies` must have one row for each image.",
-        )
-        with tf.control_dependencies([right]):
-            return tf.identity(chosen)  # no row is gathered before the check
-
-    def explain_share() -> Any:
-        replica = tf.distribute.get_replica_context()
-        first = share * replica.replica_id_in_sync_group
-        # The last image again where the shares do not come out even: none is empty,
-        # and it stands behind all others when they are put together.
-        rows = tf.minimum(first + tf.range(share), num_images - 1)
-
-        def choose(embeddings: Any) -> Any:
-            chosen = replica.merge_call(choose_all, args=(embeddings,))
-            return tf.gather(chosen, rows) if len(chosen.shape) > 1 else chosen
-
-        if isinstance(proxies, tf.Tensor):
-            mine = tf.gather(proxies, rows)
-        else:
-            of_one_image = proxies is None or proxies is single_point
-            mine = proxies if of_one_image else choose
-        return function(tree.map_structure(lambda x: tf.gather(x, rows), images), mine)
-
-    return tuple(put_together(x) for x in strategy.run(explain_share))
+    def __init__(self) -> None:
+        self.functions: OrderedDict[Any, _Compiled] = OrderedDict()
+        # Of this model alone: to look at one model must not hold up the others.
+        self.lock = threading.Lock()
 
 
 _lock = threading.Lock()
-_explainers: weakref.WeakKeyDictionary[keras.Model, dict[Any, _Explainer]] = (
-    weakref.WeakKeyDictionary()
-)
+_kept: weakref.WeakKeyDictionary[keras.Model, _Kept] = weakref.WeakKeyDictionary()
 
 
-def _get_explainer(
+def list_compiled(model: keras.Model) -> list["_Compiled"]:
+    """Return what is compiled for a model now, to be counted."""
+    return list(_kept[model].functions.values()) if model in _kept else []
+
+
+def _get_compiled(
     model: keras.Model,
     images: Any,
-    conv_layer: Any,
-    embedding_layer: Any,
-    function: Callable[..., Any],
+    method: Method,
+    function: BatchFunction,
     *options: Any,
-) -> _Explainer:
+) -> _Compiled:
     shapes = tuple(tuple(x.shape[1:]) for x in tree.flatten(images))
-    several = conv_layer if isinstance(conv_layer, list) else [conv_layer]
-    names = [
-        weakref.ref(x) if isinstance(x, keras.Operation) else repr(x)
-        for x in (embedding_layer, *several)
-    ]
-    # A Sequential model may have other layers than the last time.
-    layers = tuple(weakref.ref(x) for x in model._flatten_layers(include_self=False))
+    # A Sequential model may have other layers than the last time, and a layer other
+    # weights: `enable_lora`, `quantize` and assigned attributes replace variables.
+    layers = flatten_layers(model, include_self=False)
+    quantized = [getattr(layer, "quantization_mode", None) for layer in layers]
+    variables = model.variables
+    structure = (
+        tuple(weakref.ref(layer) for layer in layers),
+        tuple(quantized),
+        tuple(id(variable) for variable in variables),
+    )
     strategy = model.distribute_strategy
-    key = (shapes, layers, tuple(names), strategy, function, *options)
+    key = (shapes, structure, strategy, function, method, *options)
     with _lock:
-        kept = _explainers.setdefault(model, {})
-        # Each new function of the embeddings is one more trace of an explainer.
-        if key not in kept or kept[key].num_traces > MAX_COMPILED:
-            view = ModelView(model, conv_layer, embedding_layer, images)
-            if len(kept) == MAX_COMPILED:
-                del kept[next(iter(kept))]
-            kept[key] = _Explainer(view, strategy, function, *options)
-        return kept[key]
+        kept = _kept.setdefault(model, _Kept())
+    with kept.lock:
+        found = kept.functions.get(key)
+        # Each new function of the embeddings is one more trace.
+        if found is None or found.num_traces > MAX_COMPILED:
+            view = ModelView(model, method.layers, method.embedding_layer, images)
+            found = _Compiled(view, strategy, variables, function, method, *options)
+            kept.functions[key] = found
+        kept.functions.move_to_end(key)
+        if len(kept.functions) > MAX_COMPILED:
+            kept.functions.popitem(last=False)
+        return found

@@ -11,22 +11,24 @@ from keras_embcam.heatmaps import (
     resize_heatmaps,
     scale_heatmaps,
 )
-from keras_embcam.network.view import ModelView, Recording, find_images
+from keras_embcam.method import Method
+from keras_embcam.network.gradient_scale import cotangent_scale
+from keras_embcam.network.noise_images import find_images
+from keras_embcam.network.relu_gradients import differentiate, replace_relu_gradients
+from keras_embcam.network.view import ModelView, Recording
 from keras_embcam.presets import LayerFusion
 from keras_embcam.proxies import check_proxies_shape, single_point
-from keras_embcam.weightings import Weighting, keep_top_channels
+from keras_embcam.weightings import Weighting, gradcam, keep_top_channels
 
 Tensor = Any
 
+# Gradients grow on the long way to the images: with deconvnet a thousandfold in
+# MobileNetV2, whose float16 maps overflow without this and lose nothing by it.
+HEADROOM = 2.0**-8
+
 
 def explain_images(
-    view: ModelView,
-    images: Any,
-    proxies: Any,
-    weighting: Weighting | LayerFusion,
-    top_channels: int | None,
-    resize: bool,
-    normalize: bool,
+    view: ModelView, images: Any, proxies: Any, method: Method
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``(embeddings, heatmaps, scores)``, in eager and in graph code.
 
@@ -34,10 +36,7 @@ def explain_images(
         view: of the model.
         images: as the model takes them.
         proxies: None, an array, or a function of the embeddings; see `EmbeddingCAM`.
-        weighting: ``(activations, gradients) -> weights``, or a `LayerFusion`.
-        top_channels: see `EmbeddingCAM`.
-        resize: see `EmbeddingCAM`.
-        normalize: see `EmbeddingCAM`.
+        method: how heatmaps are made.
 
     Returns:
         Raw embeddings (n, d), heatmaps (n, H, W) or (n, m, H, W), and the scores
@@ -51,18 +50,67 @@ def explain_images(
     recording = view.record(images)
     embeddings = recording.embeddings
     proxies = resolve_proxies(view, recording, proxies)
-    heatmaps = compute_heatmaps(recording, proxies, weighting, top_channels)
-    if resize:
+    heatmaps = compute_heatmaps(recording, proxies, method.weigh, method.top_channels)
+    if method.resize:
         heatmaps = resize_heatmaps(heatmaps, ops.shape(find_images(images))[1:3])
-    if normalize:
+    if method.normalize:
         heatmaps = scale_heatmaps(heatmaps)
     rows = embeddings[:, None] if len(proxies.shape) == 3 else embeddings
     return embeddings, heatmaps, ops.sum(rows * proxies, axis=-1)
 
 
-def embed_images(view: ModelView, images: Any, proxies: None) -> tuple[Tensor]:
+def embed_images(
+    view: ModelView, images: Any, proxies: None, method: Method
+) -> tuple[Tensor]:
     """Return the raw embeddings (n, d) float32 alone; nothing is differentiated."""
     return (view.record(images).embeddings,)
+
+
+def explain_pixels(
+    view: ModelView,
+    images: Any,
+    proxies: Any,
+    method: Method,
+    rule: str | None,
+    times_heatmaps: bool,
+) -> list[Tensor]:
+    """Return ``[maps]``, the gradient of ``y . p`` at the images; in graph code only.
+
+    Args:
+        view: of the model.
+        images: as the model takes them.
+        proxies: None, (d,), (n, d), or a function of the embeddings.
+        method: names the layer whose heatmap is multiplied in.
+        rule: GUIDED, DECONVNET, or None for the ReLUs' own gradient.
+        times_heatmaps: True to multiply by the heatmap of `explain`.
+
+    Returns:
+        A list of one tensor, (n, H, W, c) float32.
+
+    Raises:
+        ValueError: for several proxies an image, where no gradient reaches the
+            images, or, with a rule, where there is no ReLU between the images and
+            the embedding, or one whose gradient cannot be changed.
+    """
+    pixels = find_images(images)
+    with replace_relu_gradients(rule):
+        recording = view.record(images)
+    proxies = resolve_proxies(view, recording, proxies)
+    if len(proxies.shape) != 2:
+        raise ValueError(
+            "`proxies` must be one vector for each image, (n, d), or one for all, "
+            f"(d,). Received the shape {tuple(proxies.shape)}. Call once for each of "
+            "several explanations of one image."
+        )
+    scale = HEADROOM * cotangent_scale(proxies, recording.activations.shape[1:3])
+    gradients = differentiate(recording.embeddings, pixels, proxies * scale, rule)
+    maps = ops.cast(gradients, "float32") / scale[:, None, None]
+    if times_heatmaps:
+        # Of the same run. The tape behind it differentiates ReLUs as they are.
+        heatmaps = compute_heatmaps(recording, proxies, gradcam)
+        heatmaps = resize_heatmaps(heatmaps, ops.shape(pixels)[1:3])
+        maps *= scale_heatmaps(heatmaps)[..., None]
+    return [maps]
 
 
 def resolve_proxies(view: ModelView, recording: Recording, proxies: Any) -> Tensor:

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
 from keras_embcam.network.trial_run import list_operations
-from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.transfer.checks import (
@@ -272,9 +272,9 @@ class GradWeightDatabase(GradWeightTable):
             for batch, found in run_batches(
                 model,
                 source,
-                ProxyChooser(None, None, None, None, source.num_images),
-                self.conv_layer,
-                self.embedding_layer,
+                Method(
+                    conv_layer=self.conv_layer, embedding_layer=self.embedding_layer
+                ),
                 run_forward,
             )
         )

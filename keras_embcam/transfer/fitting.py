@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_embcam.method import Method
 from keras_embcam.network.view import ModelView
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import run_batches
@@ -76,10 +77,8 @@ def gather(
         found.append(batch.labels)
 
     if embeddings is None:
-        chooser = ProxyChooser(None, None, None, None, source.num_images)
-        batches = run_batches(
-            model, source, chooser, conv_layer, embedding_layer, embed_images
-        )
+        method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
+        batches = run_batches(model, source, method, embed_images)
         rows = []
         for batch, (embedded,) in batches:
             keep(batch)
@@ -132,12 +131,14 @@ def fit_weights(
     for _, found in run_batches(
         model,
         source,
-        chooser,
-        conv_layer,
-        embedding_layer,
+        Method(
+            weighting=weighting,
+            top_channels=top_channels,
+            conv_layer=conv_layer,
+            embedding_layer=embedding_layer,
+        ),
         weigh_images,
-        weighting,
-        top_channels,
+        chooser=chooser,
     ):
         embeddings, *sparse, num_channels, path = found
         _check_order(embeddings, draws.embeddings, num_seen, spread)
@@ -172,8 +173,7 @@ def weigh_images(
     view: ModelView,
     images: Any,
     proxies: Tensor,
-    weighting: Weighting,
-    top_channels: int | None,
+    method: Method,
 ) -> tuple[Tensor, ...]:
     """Return the mean weights of the proxies of each image, the highest ones.
 
@@ -183,8 +183,7 @@ def weigh_images(
         view: of the model.
         images: as the model takes them.
         proxies: (n, m, d) float32, NaN where an image has fewer than m.
-        weighting: that returns channel weights.
-        top_channels: M, or None for all.
+        method: with a weighting that returns channel weights.
 
     Returns:
         ``(embeddings (n, d), channels (n, M) int32, values (n, M), k (n,), path (n,))``
@@ -194,6 +193,7 @@ def weigh_images(
     Raises:
         ValueError: where the weights are not one number for each channel.
     """
+    weighting, top_channels = method.weigh, method.top_channels
     recording = view.record(images)
     activations = recording.activations
     num_channels = activations.shape[-1]

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_embcam.heatmaps import combine_channels, resize_heatmaps, scale_heatmaps
+from keras_embcam.method import Method
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.network.view import ModelView
 from keras_embcam.running.image_batches import Batch
@@ -32,7 +33,9 @@ class TransferExplanation(NamedTuple):
     images: Any
 
 
-def run_forward(view: ModelView, images: Any, proxies: None) -> tuple[Tensor, Tensor]:
+def run_forward(
+    view: ModelView, images: Any, proxies: None, method: Method
+) -> tuple[Tensor, Tensor]:
     """Return activations (n, h, w, k) and raw embeddings (n, d), float32."""
     recording = view.record(images)
     return recording.activations, recording.embeddings

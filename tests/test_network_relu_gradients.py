@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.running.pixel_gradients: which ReLUs, which gradients."""
+"""Tests of keras_embcam.network.relu_gradients: which ReLUs, which gradients."""
 
 import keras
 import numpy as np
@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import Input, Sequential, layers, ops
 
+from keras_embcam.method import Method
+from keras_embcam.network.relu_gradients import GUIDED
 from keras_embcam.network.view import ModelView
 from keras_embcam.pixels import (
     deconvnet,
@@ -14,7 +16,7 @@ from keras_embcam.pixels import (
     guided_gradcam,
     saliency,
 )
-from keras_embcam.running import pixel_gradients
+from keras_embcam.running.one_batch import explain_pixels
 
 METHODS = [
     saliency,
@@ -277,13 +279,13 @@ def test_hidden_relu_is_refused_but_has_a_saliency(name) -> None:
     assert_same(saliency(model, IMAGES), saliency(make(layers.ReLU()), IMAGES))
 
 
-@pytest.mark.parametrize("rule", [None, pixel_gradients.GUIDED])
+@pytest.mark.parametrize("rule", [None, GUIDED])
 def test_rules_hold_under_xla(rule) -> None:
     model = make_model(convolution(activation="relu"), convolution(activation="relu"))
     view = ModelView(model)
 
     def run(images):
-        return pixel_gradients.explain_pixels(view, images, None, rule, True)[0]
+        return explain_pixels(view, images, None, Method(), rule, True)[0]
 
     compiled = tf.function(run, jit_compile=True, autograph=False)
     expected = tf.function(run, autograph=False)(IMAGES)

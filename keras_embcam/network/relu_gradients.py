@@ -6,73 +6,45 @@ each other, nothing has to be restored, and every ReLU is met wherever it stands
 in the code of a subclassed model. Only ``tf.gradients`` honours it, no tape does.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import tensorflow as tf
 from keras import ops
-
-from keras_embcam.heatmaps import resize_heatmaps, scale_heatmaps
-from keras_embcam.network.gradient_scale import cotangent_scale
-from keras_embcam.network.view import ModelView, find_images
-from keras_embcam.running.one_batch import compute_heatmaps, resolve_proxies
-from keras_embcam.weightings import gradcam
 
 Tensor = Any
 
 RELU_TYPES = ("Relu", "Relu6")
 GUIDED = "KerasEmbcamGuidedRelu"
 DECONVNET = "KerasEmbcamDeconvnetRelu"
-# Gradients grow on the long way to the images: with deconvnet a thousandfold in
-# MobileNetV2, whose float16 maps overflow without this and lose nothing by it.
-HEADROOM = 2.0**-8
 _SEEN = "keras_embcam_relus"
 
 
-def explain_pixels(
-    view: ModelView, images: Any, proxies: Any, rule: str | None, times_heatmaps: bool
-) -> list[Tensor]:
-    """Return ``[maps]``, the gradient of ``y . p`` at the images; in graph code only.
+def replace_relu_gradients(rule: str | None) -> AbstractContextManager:
+    """Return a scope in whose graph ReLUs have another gradient; None for their own.
 
-    Args:
-        view: of the model.
-        images: as the model takes them.
-        proxies: None, (d,), (n, d), or a function of the embeddings.
-        rule: GUIDED, DECONVNET, or None for the ReLUs' own gradient.
-        times_heatmaps: True to multiply by the heatmap of `explain`.
-
-    Returns:
-        A list of one tensor, (n, H, W, c) float32.
-
-    Raises:
-        ValueError: for several proxies an image, where no gradient reaches the
-            images, or, with a rule, where there is no ReLU between the images and
-            the embedding, or one whose gradient cannot be changed.
+    For `differentiate` of what is computed in it.
     """
-    pixels = find_images(images)
     graph = tf.compat.v1.get_default_graph()
-    with graph.gradient_override_map(dict.fromkeys(RELU_TYPES, rule) if rule else {}):
-        recording = view.record(images)
-    proxies = resolve_proxies(view, recording, proxies)
-    if len(proxies.shape) != 2:
-        raise ValueError(
-            "`proxies` must be one vector for each image, (n, d), or one for all, "
-            f"(d,). Received the shape {tuple(proxies.shape)}. Call once for each of "
-            "several explanations of one image."
-        )
-    scale = HEADROOM * cotangent_scale(proxies, recording.activations.shape[1:3])
-    gradients = _differentiate(recording.embeddings, pixels, proxies * scale, rule)
-    maps = ops.cast(gradients, "float32") / scale[:, None, None]
-    if times_heatmaps:
-        # Of the same run. The tape behind it differentiates ReLUs as they are.
-        heatmaps = compute_heatmaps(recording, proxies, gradcam)
-        heatmaps = resize_heatmaps(heatmaps, ops.shape(pixels)[1:3])
-        maps *= scale_heatmaps(heatmaps)[..., None]
-    return [maps]
+    return graph.gradient_override_map(dict.fromkeys(RELU_TYPES, rule) if rule else {})
 
 
-def _differentiate(
+def differentiate(
     embeddings: Tensor, images: Tensor, cotangents: Tensor, rule: str | None
 ) -> Tensor:
+    """Return the gradient of ``embeddings . cotangents`` at the images.
+
+    Args:
+        embeddings: (n, d), computed inside `replace_relu_gradients(rule)`.
+        images: (n, H, W, c).
+        cotangents: (n, d).
+        rule: GUIDED, DECONVNET, or None for the ReLUs' own gradient.
+
+    Raises:
+        ValueError: where no gradient reaches the images, or, with a rule, where there
+            is no ReLU between the images and the embedding, or one whose gradient
+            cannot be replaced.
+    """
     path = _find_path(images, embeddings)
     if rule is not None:
         _refuse_hidden_relus([x for x in path if _hides_relu(x)])
