@@ -10,7 +10,7 @@ from keras import tree
 
 from keras_embcam.callbacks.settings import Settings
 from keras_embcam.callbacks.validation_examples import Examples, ValidationExamples
-from keras_embcam.explanation import embed, explain
+from keras_embcam.explaining import embed, explain
 from keras_embcam.metrics import (
     find_empty_maps,
     heatmap_ratio_in_boxes,

@@ -7,16 +7,17 @@ from keras_embcam._version import __version__
 
 if TYPE_CHECKING:
     from keras_embcam.embedding_cam import EmbeddingCAM
-    from keras_embcam.explanation import Explanation, embed, explain, explain_batches
+    from keras_embcam.explaining import embed, explain, explain_batches
+    from keras_embcam.explanation import Explanation
 
 # Where each public name lives. They are imported on first use, so that the commands'
 # help and TensorBoard's plugins start without TensorFlow.
 _HOMES = {
     "EmbeddingCAM": "embedding_cam",
     "Explanation": "explanation",
-    "embed": "explanation",
-    "explain": "explanation",
-    "explain_batches": "explanation",
+    "embed": "explaining",
+    "explain": "explaining",
+    "explain_batches": "explaining",
 }
 
 __all__ = [

@@ -112,7 +112,7 @@ import keras_embcam, keras_embcam.cli
 heavy = {"tensorflow", "keras", "cv2", "numpy"} & set(sys.modules)
 assert not heavy, heavy
 assert set(keras_embcam.__all__) <= set(dir(keras_embcam))
-import keras_embcam.explanation
+import keras_embcam.explaining
 from keras_embcam import explain
 assert callable(explain)
 try:

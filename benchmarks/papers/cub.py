@@ -27,7 +27,7 @@ from benchmarks.papers.transfer import (
 )
 from keras_embcam.evaluation import Method, Report, evaluate
 from keras_embcam.evaluation.measures import NEEDED
-from keras_embcam.explanation import embed
+from keras_embcam.explaining import embed
 
 # Enough to choose one of 19 thresholds.
 CALIBRATION_IMAGES_PER_CLASS = 20

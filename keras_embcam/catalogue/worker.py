@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_embcam.catalogue.inputs import Item, Part, Source, read_items
 from keras_embcam.catalogue.manifest import part_path, write_whole
-from keras_embcam.explanation import explain
+from keras_embcam.explaining import explain
 from keras_embcam.heatmaps import find_boxes, resize_heatmaps, scale_heatmaps
 from keras_embcam.metrics import heatmap_ratio_in_boxes
 from keras_embcam.metrics.regions import place_boxes

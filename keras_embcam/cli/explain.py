@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
 
     from keras_embcam.drawing import overlay_heatmap
     from keras_embcam.embedding_cam import EmbeddingCAM
-    from keras_embcam.explanation import explain_batches
+    from keras_embcam.explaining import explain_batches
     from keras_embcam.running.image_batches import ImageSource, list_files, read_image
 
     if not options.model.exists():

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.explanation."""
+"""Tests of keras_embcam.explaining."""
 
 import doctest
 import importlib
@@ -20,7 +20,7 @@ from keras_embcam import (
 from keras_embcam.proxies import from_score, single_point
 from keras_embcam.running import compiled_functions as compiled
 
-module = importlib.import_module("keras_embcam.explanation")
+module = importlib.import_module("keras_embcam.explaining")
 SIZE, WIDTH = 10, 4
 
 
