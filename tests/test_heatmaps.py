@@ -1,6 +1,7 @@
 """Tests of keras_embcam.heatmaps."""
 
 import doctest
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from keras_embcam.heatmaps import (
 )
 
 NAN_BOX = [np.nan] * 4
+WITNESSES = Path(__file__).parent / "witnesses"
 
 
 def test_the_examples_run() -> None:
@@ -195,6 +197,17 @@ def test_a_pixel_at_the_threshold_is_not_hot() -> None:
 
 def test_a_uniform_map_gives_the_whole_image() -> None:
     assert find_boxes(np.ones((1, 3, 5))).tolist() == [[0, 0, 5, 3]]
+
+
+def test_otsu_parts_maps_where_scikit_image_does() -> None:
+    """Maps of birds, with the thresholds that scikit-image finds for them."""
+    maps = np.load(WITNESSES / "bird_heatmaps.npz")["heatmaps"].astype("float32")
+    shares = np.load(WITNESSES / "otsu.npz")["shares"]
+    found = find_boxes(maps, "otsu")
+    for heatmap, share, box in zip(maps, shares, found, strict=True):
+        np.testing.assert_array_equal(find_boxes(heatmap[None], float(share))[0], box)
+        scaled = heatmap / heatmap.max()
+        assert module._otsu_share(scaled) == pytest.approx(share, abs=1e-6)
 
 
 @pytest.mark.parametrize("value", [0, np.nan, np.inf])
