@@ -200,6 +200,26 @@ def test_trained_finds_a_layer_at_any_depth(model) -> None:
         trained(outer, "dense")
 
 
+class KeepsItsProxies(keras.Model):
+    """Has the layer as an attribute of the name that its weight has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.proxies = layers.Dense(2), Proxies(3, name="of_classes")
+
+    def call(self, features):
+        return self.proxies(self.dense(features))
+
+
+@pytest.mark.parametrize("name", [None, "of_classes"])
+def test_trained_takes_a_model_that_keeps_the_layer_as_proxies(name) -> None:
+    model = KeepsItsProxies()
+    model(np.ones((1, 2)))
+    [weights] = model.proxies.get_weights()
+    expected = weights / np.linalg.norm(weights, axis=-1, keepdims=True)
+    np.testing.assert_allclose(trained(model, name), expected, rtol=1e-5)
+
+
 def test_from_score_is_the_gradient_of_each_row() -> None:
     embeddings = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
     other = np.float32([1, 2, 3, 4, 5])

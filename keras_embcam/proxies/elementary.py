@@ -118,7 +118,12 @@ def trained(model: keras.Model, proxy_layer: str | None = None) -> np.ndarray:
     Raises:
         ValueError: where there is no such layer, or several and none is named.
     """
-    layers = [x for x in flatten_layers(model) if hasattr(x, "proxies")]
+    # A model may keep such a layer under the same name: that has no shape.
+    layers = [
+        x
+        for x in flatten_layers(model)
+        if len(getattr(getattr(x, "proxies", None), "shape", ())) == 2
+    ]
     named = [x for x in layers if proxy_layer in (None, x.name)]
     if len(named) != 1:
         raise ValueError(
