@@ -313,6 +313,21 @@ def test_a_softmax_in_the_code_says_what_to_pass() -> None:
     check(model, network, "dense")
 
 
+def test_a_histogram_is_explained_where_its_layer_is_named() -> None:
+    """It is positive and sums to one, as probabilities do, but no logits exist."""
+    inputs = keras.Input((8, 8, 3))
+    bins = layers.Conv2D(5, 3, activation="relu", bias_initializer="ones")(inputs)
+    sums = layers.GlobalAveragePooling2D()(bins)
+    scale = layers.Lambda(lambda x: x / tf.reduce_sum(x, -1, keepdims=True))
+    histogram = layers.Activation("linear", name="histogram")(scale(sums))
+    model = keras.Model(inputs, histogram)
+    with pytest.raises(ValueError, match="want explained, name its own layer"):
+        ModelView(model)
+    view = ModelView(model, embedding_layer="histogram")
+    assert view.embedding == "output of 'histogram'"
+    np.testing.assert_allclose(view.record(IMAGES).embeddings, model(IMAGES), 1e-5)
+
+
 def test_small_logits_and_probabilities_are_not_taken_for_each_other() -> None:
     network = Network(width=200)
     last = layers.Dense(200, name="last")
@@ -333,8 +348,9 @@ def test_the_softmax_of_a_quantized_dense_says_what_to_pass() -> None:
     network = Network("softmax")
     model = network.model()
     network.dense.quantize("int8")
-    with pytest.raises(ValueError, match="logits before it cannot be found"):
-        ModelView(model)
+    for name in (None, "dense"):
+        with pytest.raises(ValueError, match="logits before it cannot be found"):
+            ModelView(model, embedding_layer=name)
 
 
 # Outputs

@@ -60,7 +60,8 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
 
     Raises:
         ValueError: for several outputs of which none is named, an output that is
-            not (n, d), or probabilities whose logits cannot be found.
+            not (n, d), or an output of probabilities whose logits cannot be found,
+            unless ``embedding_layer`` names it.
 
     Example:
 
@@ -78,7 +79,8 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
     if not told.any():
         return source
     if _is_probabilities(values[told]):
-        return _before_softmax(trial, values, told, source)
+        is_named = embedding_layer is not None
+        return _before_softmax(trial, values, told, source, is_named)
     return _before_normalization(trial, values, told, source)
 
 
@@ -147,7 +149,11 @@ def _before_normalization(
 
 
 def _before_softmax(
-    trial: TrialRun, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
+    trial: TrialRun,
+    values: np.ndarray,
+    told: np.ndarray,
+    source: EmbeddingSource,
+    is_named: bool,
 ) -> EmbeddingSource:
     def is_close(tensor: np.ndarray | None) -> bool:
         if tensor is None or tensor.shape != values.shape:
@@ -165,11 +171,15 @@ def _before_softmax(
         for index, tensor in enumerate(call.inputs):
             if is_close(_softmax(tensor)) and not is_close(tensor):
                 return _replace(source, trial, call, "input", index)
+    activation = getattr(source.operation, "activation", None)
+    if is_named and activation is not keras.activations.softmax:
+        return source  # an embedding that sums to one, such as a histogram
     raise ValueError(
         f"The {source.description} holds probabilities (a softmax), and the logits "
         "before it cannot be found. Maps through a softmax differ from maps of the "
         "logits: pass `embedding_layer`, the layer that makes the logits or the "
-        "embedding. Candidates:\n" + trial.list_candidates(rank=2)
+        "embedding; where that is what you want explained, name its own layer. "
+        "Candidates:\n" + trial.list_candidates(rank=2)
     )
 
 
