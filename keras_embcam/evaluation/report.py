@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_embcam.evaluation.markdown import draw_table, format_number
 from keras_embcam.evaluation.measures import mean_of, std_of
 
 # Key, heading, and digits behind the point; one table each.
@@ -106,7 +107,7 @@ class Report:
         for title, columns in TABLES.items():
             there = [x for x in columns if any(x[0] in row for row in self.rows)]
             if there:
-                parts += [title, _draw_table(self.rows, there)]
+                parts += [title, _draw_columns(self.rows, there)]
         parts += [f"- {note}" for note in self.notes]
         return "\n\n".join(parts)
 
@@ -209,19 +210,20 @@ def _join(values: list[Any]) -> Any:
     return values[0] if len(different) == 1 else ", ".join(different)
 
 
-def _draw_table(rows: list[dict[str, Any]], columns: list[tuple[str, str, int]]) -> str:
-    lines = [["method", *[heading for _, heading, _ in columns]]]
-    lines.append(["---"] * len(lines[0]))
-    for row in rows:
-        cells = [_format(row.get(key, math.nan), digits) for key, _, digits in columns]
-        lines.append([row["method"], *cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _format(value: Any, num_digits: int) -> str:
-    if not isinstance(value, int | float):
-        return str(value)
-    return "n/a" if math.isnan(value) else f"{value:.{num_digits}f}"
+def _draw_columns(
+    rows: list[dict[str, Any]], columns: list[tuple[str, str, int]]
+) -> str:
+    headings = ["method", *[heading for _, heading, _ in columns]]
+    return draw_table(
+        headings,
+        [
+            [
+                row["method"],
+                *[format_number(row.get(x, math.nan), n) for x, _, n in columns],
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _without_nan(value: Any) -> Any:
