@@ -171,7 +171,7 @@ def test_metrics_can_be_compiled_into_a_model() -> None:
     logs = model.evaluate(HEATMAPS, BOXES, batch_size=4, verbose=0, return_dict=True)
     expected = np.nanmean(CASES["ratio_in_boxes"][3])
     np.testing.assert_allclose(logs["heatmap_ratio_bbox"], expected, rtol=1e-6)
-    np.testing.assert_allclose(logs["empty_map_share"], 1 / NUM_IMAGES, rtol=1e-6)
+    np.testing.assert_allclose(logs["empty_heatmaps"], 1 / NUM_IMAGES, rtol=1e-6)
 
 
 def test_a_subclass_must_measure() -> None:

@@ -7,7 +7,11 @@ import cv2
 import numpy as np
 from keras import ops
 
-from keras_embcam.metrics.regions import check_heatmaps, place_boxes
+from keras_embcam.metrics.regions import (
+    check_heatmaps,
+    intersection_over_union,
+    place_boxes,
+)
 
 Tensor = Any
 
@@ -94,33 +98,6 @@ def _find_regions(
         boxes.append(np.concatenate([corners, corners + regions[:, 2:4]], axis=1))
         columns.append(np.full(len(regions), column))
     return np.concatenate(columns), np.concatenate(boxes).astype("float32")
-
-
-def intersection_over_union(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of boxes; 0 where one of them has no area.
-
-    Args:
-        boxes: (..., 4) float, x_min, y_min, x_max, y_max.
-        others: (..., 4), broadcastable to `boxes`.
-
-    Returns:
-        (...) float in [0, 1]; 0 for a box that holds NaN.
-
-    Example:
-
-    >>> boxes, others = np.array([[0, 0, 2, 1]]), np.array([[1, 0, 4, 1]])
-    >>> intersection_over_union(boxes, others).tolist()
-    [0.25]
-    """
-    low = np.maximum(boxes[..., :2], others[..., :2])
-    high = np.minimum(boxes[..., 2:], others[..., 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=-1)
-    areas = [
-        np.prod(np.maximum(x[..., 2:] - x[..., :2], 0), -1) for x in (boxes, others)
-    ]
-    return np.where(
-        shared > 0, shared / np.where(shared > 0, sum(areas) - shared, 1), 0
-    )
 
 
 def box_accuracy_curve(overlaps: np.ndarray, iou_threshold: float = 0.5) -> np.ndarray:

@@ -1,5 +1,10 @@
 """What heatmaps and embeddings are worth: pure functions and Keras metrics."""
 
+from keras_embcam.metrics.heatmap_figures import (
+    ObjectFormat,
+    measure_heatmaps,
+    measure_uniform_heatmaps,
+)
 from keras_embcam.metrics.heatmap_ratio import (
     EmptyMapShare,
     HeatmapRatioInBoxes,
@@ -26,6 +31,7 @@ __all__ = [
     "HeatmapRatioInBoxes",
     "HeatmapRatioInMasks",
     "LocalizationAccuracy",
+    "ObjectFormat",
     "PointingGameInBoxes",
     "PointingGameInMasks",
     "Retrieval",
@@ -34,7 +40,9 @@ __all__ = [
     "heatmap_ratio_in_boxes",
     "heatmap_ratio_in_masks",
     "localization_accuracy",
+    "measure_heatmaps",
     "measure_retrieval",
+    "measure_uniform_heatmaps",
     "pointing_game_in_boxes",
     "pointing_game_in_masks",
 ]

@@ -270,7 +270,7 @@ class EmptyMapShare(MeanOverImages):
     0.5
     """
 
-    def __init__(self, name: str = "empty_map_share", dtype: Any = None) -> None:
+    def __init__(self, name: str = "empty_heatmaps", dtype: Any = None) -> None:
         super().__init__(name=name, dtype=dtype)
 
     def measure(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

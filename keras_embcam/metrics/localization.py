@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.metrics.mean_over_images import MeanOverImages
-from keras_embcam.metrics.regions import place_boxes
+from keras_embcam.metrics.regions import intersection_over_union, place_boxes
 
 Tensor = Any
 
@@ -53,18 +53,9 @@ def box_overlaps(
     found = find_boxes(heatmaps, threshold)[:, None]
     true = place_boxes(boxes, bounding_box_format, heatmaps)
     true = np.asarray(ops.convert_to_numpy(true))
-    low = np.maximum(found[..., :2], true[..., :2])
-    high = np.minimum(found[..., 2:], true[..., 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=-1)
-    true_area = _area(true)
-    overlap = shared / (_area(found) + true_area - shared)
-    overlap = np.where(np.isnan(overlap), 0, overlap)  # nothing was found
-    best = overlap.max(axis=1, initial=0)
-    return np.where((true_area > 0).any(axis=1), best, np.nan).astype("float32")
-
-
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
+    best = intersection_over_union(found, true).max(axis=1, initial=0)
+    # `place_boxes` leaves zeros where there is no box.
+    return np.where(true.any(axis=(1, 2)), best, np.nan).astype("float32")
 
 
 def localization_accuracy(

@@ -8,6 +8,7 @@ the coarse grid, a heatmap ratio is off by several hundredths.
 
 from typing import Any
 
+import numpy as np
 from keras import ops
 from keras.utils import bounding_boxes
 
@@ -107,6 +108,35 @@ def has_area(boxes: Tensor) -> Tensor:
     [True, False]
     """
     return ops.logical_and(boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1])
+
+
+def intersection_over_union(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of boxes; 0 where one of them has no area.
+
+    Areas are continuous: pixel ``i`` reaches from ``i`` to ``i + 1``.
+
+    Args:
+        boxes: (..., 4) float, x_min, y_min, x_max, y_max.
+        others: (..., 4), broadcastable to `boxes`.
+
+    Returns:
+        (...) float in [0, 1]; 0 for a box that holds NaN.
+
+    Example:
+
+    >>> boxes, others = np.array([[0, 0, 2, 1]]), np.array([[1, 0, 4, 1]])
+    >>> intersection_over_union(boxes, others).tolist()
+    [0.25]
+    """
+    low = np.maximum(boxes[..., :2], others[..., :2])
+    high = np.minimum(boxes[..., 2:], others[..., 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=-1)
+    areas = [
+        np.prod(np.maximum(x[..., 2:] - x[..., :2], 0), -1) for x in (boxes, others)
+    ]
+    return np.where(
+        shared > 0, shared / np.where(shared > 0, sum(areas) - shared, 1), 0
+    )
 
 
 def cover_boxes(boxes: Tensor, heatmaps: Tensor) -> Tensor:

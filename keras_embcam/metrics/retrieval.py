@@ -66,8 +66,7 @@ def measure_retrieval(
     queries = np.flatnonzero(num_relevant)
     if not queries.size or not np.isfinite(embeddings).all():
         return dict.fromkeys([*map("recall_at_{}".format, ks), "map_at_r"], np.nan)
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    units = embeddings / np.where(norms > 0, norms, 1)
+    units = keras.utils.normalize(embeddings, axis=1)
     depth = min(max(*ks, num_relevant.max()), len(units) - 1)
     ranks = np.arange(1, depth + 1)
     num_found = np.zeros(len(ks))
