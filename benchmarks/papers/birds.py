@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_embcam.datasets import cub200
-from keras_embcam.evaluation.localization import intersection_over_union
+from keras_embcam.metrics.regions import intersection_over_union
 
 Examples = dict[str, np.ndarray]
 
