@@ -19,6 +19,7 @@ LEAVES = {
     "layers",
     "sampling",
     "datasets",
+    "nearest_neighbors",
 }
 # These stand on top: nothing in the package imports them when it is imported.
 TOP = {"callbacks", "cli", "demo", "__main__"}
@@ -67,8 +68,8 @@ def test_leaves_import_nothing_of_the_package(leaf):
     assert GRAPH[leaf] == set()
 
 
-def test_metrics_know_heatmaps_only():
-    assert GRAPH["metrics"] <= {"heatmaps"}
+def test_metrics_know_heatmaps_and_neighbors_only():
+    assert GRAPH["metrics"] <= {"heatmaps", "nearest_neighbors"}
 
 
 @pytest.mark.parametrize("part", sorted(set(GRAPH) - TOP))

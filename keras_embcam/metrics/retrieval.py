@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_embcam.nearest_neighbors import find_nearest
+
 Tensor = Any
 
 
@@ -23,14 +25,14 @@ def measure_retrieval(
     * Recall@K (Jegou et al., Product Quantization for Nearest Neighbor Search, 2011;
       Song et al., Deep Metric Learning via Lifted Structured Feature Embedding,
       2016): the share of queries with one of their class among the K nearest. More
-      neighbours than there are count as all there are.
+      neighbors than there are count as all there are.
     * MAP@R (Musgrave et al., A Metric Learning Reality Check, 2020): the mean over
       queries of ``1/R * sum over i <= R of P(i)``, R being the number of other
-      members of the query's class and P(i) the precision of the first i neighbours
+      members of the query's class and P(i) the precision of the first i neighbors
       where the i-th is of the class, else 0.
 
     A class with one member has nothing to find: it is no query, but stays in the
-    gallery, as Musgrave's library has it. Equally similar neighbours are ranked by
+    gallery, as Musgrave's library has it. Equally similar neighbors are ranked by
     row, the lower first. A zero embedding has similarity 0 to everything. All values
     are NaN where no class has two members or an embedding is NaN or infinite.
 
@@ -73,10 +75,8 @@ def measure_retrieval(
     precision_sum = 0.0
     for start in range(0, len(queries), block_size):
         rows = queries[start : start + block_size]
-        similarities = units[rows] @ units.T
-        similarities[np.arange(len(rows)), rows] = -np.inf
-        _, neighbours = ops.top_k(similarities, depth)  # the lower row first
-        correct = classes[ops.convert_to_numpy(neighbours)] == classes[rows, None]
+        nearest, _ = find_nearest(units[rows], units, depth, own_rows=rows)
+        correct = classes[nearest] == classes[rows, None]
         num_found += [correct[:, :k].any(axis=1).sum() for k in ks]
         relevant = num_relevant[rows, None]
         correct &= ranks <= relevant
@@ -92,7 +92,7 @@ def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
     ks = tuple(ks)
     if not ks or any(int(k) != k or k < 1 for k in ks):
         raise ValueError(
-            "`ks` must hold the numbers of neighbours to look at, each an integer of "
+            "`ks` must hold the numbers of neighbors to look at, each an integer of "
             f"at least 1. Received: {ks!r}"
         )
     return tuple(int(k) for k in ks)
@@ -114,7 +114,7 @@ def _check_pair(embeddings: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndar
 class Retrieval(keras.metrics.Metric):
     """Recall@K and MAP@R of all embeddings seen (see ``measure_retrieval``).
 
-    ``update_state(labels, embeddings)``. Every embedding may be the neighbour of any
+    ``update_state(labels, embeddings)``. Every embedding may be the neighbor of any
     other, so all are kept, as arrays, until ``reset_state``, and there are no sample
     weights. ``result()`` is a dict, which Keras writes into its logs key by key.
     Takes arrays and eager tensors: where it is compiled into a model,
