@@ -23,7 +23,7 @@ from keras_embcam import explain
 from keras_embcam.catalogue import CatalogueCounts, explain_catalogue
 from keras_embcam.cli import main
 from keras_embcam.heatmaps import find_boxes
-from keras_embcam.running.image_batches import list_files
+from keras_embcam.running.image_files import list_files
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 pytest.importorskip("ray.data", reason="the extra [ray] is not installed")

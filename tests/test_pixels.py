@@ -23,7 +23,7 @@ from keras_embcam.pixels import (
     saliency,
 )
 from keras_embcam.running import compiled_functions
-from keras_embcam.running.image_batches import read_image
+from keras_embcam.running.image_files import read_image
 
 METHODS = [
     saliency,

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.running.image_batches and keras_embcam.network.inputs."""
+"""Tests of keras_embcam.running.image_batches."""
 
 from pathlib import Path
 
@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from PIL import Image
 
 from keras_embcam import explain
-from keras_embcam.running.image_batches import ImageSource, list_files, read_image
+from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.image_files import list_files
 
 SIZE = 8
 
@@ -63,8 +65,33 @@ def test_arrays_and_tensors_come_in_batches(model, kind) -> None:
 def test_a_list_of_images_is_a_batch(model) -> None:
     assert_same(read_all([*make_images()], model), make_images())
     assert_same(read_all([tf.constant(x) for x in make_images()], model), make_images())
-    with pytest.raises(ValueError, match="all input arrays must have the same shape"):
-        read_all([make_images()[0], make_images()[0][:5]], model)
+
+
+def test_a_list_of_arrays_of_several_sizes_is_refused(model) -> None:
+    """Failed before: `all input arrays must have the same shape`."""
+    message = r"must have one shape. .*\(5, 8, 3\), \(8, 8, 3\).* Resize them first"
+    for free in (model, make_model(None, None, 3)):
+        with pytest.raises(ValueError, match=message):
+            read_all([make_images()[0], make_images()[0][:5]], free)
+
+
+def test_a_list_of_inputs_may_begin_with_something_else(model) -> None:
+    """Failed before: `all input arrays must have the same shape`."""
+    sequence = keras.Input((4, 2))
+    both = keras.Model([sequence, model.input], model.output)
+    batches = read_all([np.ones((5, 4, 2)), make_images()], both)
+    assert [len(x) for x in batches[0].inputs] == [2, 2]
+
+
+@pytest.mark.parametrize("preprocess", [None, lambda x: x / 2])
+def test_a_single_image_is_told_of_as_it_is(model, preprocess) -> None:
+    """Failed before: received the shape of its first rows, (2, 8, 3)."""
+    with pytest.raises(ValueError, match=r"Received the shape \(8, 8, 3\). Add the ba"):
+        read_all(make_images()[0], model, preprocessing_function=preprocess)
+    with pytest.raises(
+        ValueError, match=r"\(8, 8\). Add both axes .*\[None, \.\.\., N"
+    ):
+        read_all(make_images()[0, ..., 0], make_model(SIZE, SIZE, 1))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "float64"])
@@ -138,6 +165,38 @@ def test_a_dataset_of_unknown_rank_is_refused(model) -> None:
         ImageSource(dataset, model, 2)
 
 
+class Sequence(keras.utils.PyDataset):
+    def __init__(self, labelled: bool) -> None:
+        super().__init__()
+        self.labelled = labelled
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, number: int):
+        rows = slice(3 * number, 3 * number + 3)
+        return (make_images()[rows], np.arange(5)[rows])[: 1 + self.labelled]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_py_dataset_is_read(model, labelled) -> None:
+    """Failed before: `images` must be an array."""
+    source = ImageSource(Sequence(labelled), model, 2)
+    batches = list(source)
+    assert source.num_images is None and [len(x.inputs) for x in batches] == [3, 2]
+    assert_same(batches, make_images())
+    if labelled:
+        assert np.concatenate([x.labels for x in batches]).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_py_dataset_without_an_end_is_refused(model) -> None:
+    class Endless(Sequence):
+        num_batches = None
+
+    with pytest.raises(ValueError, match="must know how many batches it has"):
+        ImageSource(Endless(True), model, 2)
+
+
 # Files
 
 
@@ -185,49 +244,93 @@ def test_grey_files_and_grey_models(tmp_path, model) -> None:
     assert_same(read_all(tmp_path, make_model(SIZE, SIZE, 1)), expected[..., :1])
 
 
-def test_files_for_a_model_of_any_size_must_agree(tmp_path) -> None:
+def test_files_of_several_sizes_come_one_size_at_a_time(tmp_path) -> None:
+    """Failed before: refused, `batch_size=1`."""
     model = make_model(None, None, 3)
-    write_image(tmp_path / "a.png", make_images()[0])
-    write_image(tmp_path / "b.png", make_images()[0][:5])
-    with pytest.raises(ValueError, match=r"must agree.*\(5, 8, 3\).*`batch_size=1`"):
-        read_all(tmp_path, model)
-    shapes = [batch.inputs.shape for batch in read_all(tmp_path, model, 1)]
-    assert shapes == [(1, 8, 8, 3), (1, 5, 8, 3)]
+    sizes = [(8, 8), (8, 8), (5, 8), (8, 8), (6, 7), (6, 7), (6, 7)]
+    for number, (height, width) in enumerate(sizes):
+        image = np.full((height, width, 3), number, "uint8")
+        write_image(tmp_path / f"{number}.png", image)
+    batches = read_all(tmp_path, model, 5)
+    assert [x.inputs.shape[:3] for x in batches] == [
+        (2, 8, 8),
+        (1, 5, 8),
+        (1, 8, 8),
+        (1, 6, 7),
+        (2, 6, 7),
+    ]
+    values = np.concatenate([batch.inputs[:, 0, 0, 0] for batch in batches])
+    assert values.tolist() == list(range(7))
+    assert [batch.start for batch in batches] == [0, 2, 3, 4, 5]
+    names = [path.name for batch in batches for path in batch.files]
+    assert names == [f"{number}.png" for number in range(7)]
+    assert explain(model, [tmp_path / "4.png", tmp_path / "5.png"]).shape == (2, 6, 7)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".gif"])
-@pytest.mark.parametrize("share", [0, 0.5, 0.95])
-def test_truncated_files_are_named(tmp_path, suffix, share) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype("uint8")
-    path = write_image(tmp_path / f"image{suffix}", image)
-    assert read_image(path).shape == (32, 32, 3)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
+def test_files_for_a_model_of_any_size_are_resized_on_demand(tmp_path) -> None:
+    for name, height in (("a", 9), ("b", 20)):
+        write_image(tmp_path / f"{name}.png", np.zeros((height, 7, 3), "uint8"))
+    free = make_model(None, None, 3)
+    (batch,) = read_all(tmp_path, free, image_size=(6, 10))
+    np.testing.assert_array_equal(
+        batch.inputs, read_all(tmp_path, make_model(6, 10, 3))[0].inputs
+    )
+    with pytest.raises(ValueError, match=r"shape \(None, 8, 8, 3\). Received .*6, 10"):
+        read_all(tmp_path, make_model(), image_size=(6, 10))
     with pytest.raises(
-        ValueError, match=rf"Cannot read the image '.*image\{suffix}': "
+        ValueError, match=r"is for files .*\(6, 10\) and ndarray of .5, 8"
     ):
-        read_image(path)
+        read_all(make_images(), free, image_size=(6, 10))
+    for size in (224, (0, 5), (5, 5, 3), (5.0, 5)):
+        with pytest.raises(ValueError, match=r"`image_size` must be \(height, width\)"):
+            read_all(tmp_path, free, image_size=size)
 
 
-def test_unreadable_files_are_named(tmp_path, model) -> None:
-    write_image(tmp_path / "a.png", make_images()[0])
-    (tmp_path / "b.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"Cannot read .*b.png': Unknown image file"):
-        explain(model, tmp_path)
-    missing = [tmp_path / "a.png", tmp_path / "c.png"]
-    with pytest.raises(ValueError, match=r"c.png': .*No such file") as error:
-        explain(model, missing)
-    assert "{{" not in str(error.value) and "[Op:" not in str(error.value)
-    with pytest.raises(ValueError, match=r"': .*directory"):
-        read_image(tmp_path)
+def test_unreadable_files_are_left_out_and_named(tmp_path, model) -> None:
+    """Failed before: one file such as macOS leaves behind ended the whole run."""
+    for number in (0, 1, 3, 4):
+        write_image(tmp_path / f"{number}.png", make_images()[number])
+    (tmp_path / "2.png").write_bytes(b"\x00\x05\x16\x07 Mac OS X")
+    (tmp_path / "5.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    source = ImageSource(tmp_path, model, 3, strict=False)
+    for _ in range(2):  # each pass tells
+        with pytest.warns(UserWarning, match="2 of 6 images cannot .*strict") as caught:
+            batches = list(source)
+        message = str(caught[0].message)
+        assert "2.png': it is empty, or in no format" in message and "5.jpg" in message
+    expected = make_images()[[0, 1, 3, 4]]
+    assert_same(batches, expected)
+    assert [batch.start for batch in batches] == [0, 3]
+    assert [[x.name for x in batch.files] for batch in batches] == [
+        ["0.png", "1.png"],
+        ["3.png", "4.png"],
+    ]
+    assert source.num_images == 6
+    with pytest.raises(ValueError, match=r"Cannot read the image '.*2.png': it is emp"):
+        list(ImageSource(tmp_path, model, 3))
 
 
-def test_a_folder_without_images_is_refused(tmp_path) -> None:
-    (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match=r"has no images \(.bmp, .gif, .jpeg, .jpg"):
-        list_files(tmp_path)
-    with pytest.raises(ValueError, match="`images` must exist. Received: '.*missing'"):
-        list_files(tmp_path / "missing")
+def test_no_readable_file_at_all_is_an_error(tmp_path, model) -> None:
+    for number in range(12):
+        (tmp_path / f"{number:02}.png").write_text("no image")
+    with pytest.raises(ValueError, match="any of the images: .*09.png.*; and 2 more$"):
+        list(ImageSource(tmp_path, model, 5, strict=False))
+
+
+def test_pillow_images_are_read_like_files(tmp_path, model) -> None:
+    """Failed before: `images` must be an array."""
+    sizes = [(9, 7), (20, 31), (8, 8)]
+    random = np.random.default_rng(1)
+    for number, size in enumerate(sizes):
+        image = random.integers(0, 256, (*size, 3)).astype("uint8")
+        write_image(tmp_path / f"{number}.png", image)
+    expected = read_all(tmp_path, model)
+    pictures = [Image.open(path) for path in list_files(tmp_path)]
+    assert_same(read_all(pictures, model), np.concatenate([x.inputs for x in expected]))
+    assert {x.files for x in read_all(pictures, model)} == {None}
+    assert_same(read_all(pictures[0], model), expected[0].inputs[:1])
+    (batch,) = read_all(pictures, make_model(None, None, 3), 3, image_size=(5, 4))
+    assert batch.inputs.shape == (3, 5, 4, 3)
 
 
 # What is refused

@@ -12,7 +12,7 @@ import pytest
 from keras import layers
 
 from keras_embcam import embed, explain
-from keras_embcam.running.image_batches import read_image
+from keras_embcam.running.image_files import read_image
 from keras_embcam.transfer import GradWeightDatabase
 from keras_embcam.transfer.triplet_draws import TripletDraws
 

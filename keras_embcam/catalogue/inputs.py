@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_embcam.catalogue.records import find_records, list_features, read_examples
-from keras_embcam.running.image_batches import SUFFIXES
+from keras_embcam.running.image_files import SUFFIXES
 
 FORMATS = ("images", "parquet", "tfrecord")
 
@@ -186,7 +186,7 @@ def _has_format(name: str, format: str) -> bool:
     name = name.lower()
     if format == "tfrecord":  # also as in "birds-train.tfrecord-00000-of-00010"
         return ".tfrecord" in name
-    return name.endswith(SUFFIXES if format == "images" else ".parquet")
+    return name.endswith(tuple(SUFFIXES) if format == "images" else ".parquet")
 
 
 def _path(source: Source, name: str) -> Path:

@@ -53,6 +53,24 @@ def fit_images(images: Any, model: keras.Model, first: int = 0) -> Any:
         ValueError: for a wrong rank, size or channel count, NaN or infinity, or
             fractions where the model takes integers.
     """
+    check_shapes(images, model)
+    declared = declared_inputs(model)
+    flat = tree.flatten(images)
+    inputs = [None] * len(flat) if declared is None else tree.flatten(declared)
+    fitted = [_fit_values(x, y, first) for x, y in zip(flat, inputs, strict=True)]
+    return tree.pack_sequence_as(images, fitted)
+
+
+def check_shapes(images: Any, model: keras.Model) -> None:
+    """Check the shapes of images against the inputs of a model.
+
+    Args:
+        images: (n, H, W, c) arrays, or a structure with one.
+        model: whose declared inputs they must fit, where it declares them.
+
+    Raises:
+        ValueError: for a wrong rank, size or channel count, or number of inputs.
+    """
     declared = declared_inputs(model)
     flat = tree.flatten(images)
     inputs = [None] * len(flat) if declared is None else tree.flatten(declared)
@@ -60,22 +78,12 @@ def fit_images(images: Any, model: keras.Model, first: int = 0) -> Any:
         raise ValueError(
             f"The model takes {len(inputs)} inputs. Received {len(flat)} arrays."
         )
-    # Keras holds a Functional model to its sizes, a Sequential one to its channels.
-    any_size = isinstance(model, keras.Sequential)
-    fitted = [_fit(x, y, any_size, first) for x, y in zip(flat, inputs, strict=True)]
-    if not any(x.ndim == 4 for x in fitted):
-        raise ValueError(
-            "`images` must have the shape (n, H, W, channels). Received the shape "
-            f"{fitted[0].shape}. Add the batch axis to a single image with "
-            "`images[None]`, the channel axis to grey images with `images[..., None]`."
-        )
-    return tree.pack_sequence_as(images, fitted)
-
-
-def _fit(array: np.ndarray, declared: Any, any_size: bool, first: int) -> np.ndarray:
-    if declared is not None:
-        expected = (None, *declared.shape[1:])
-        if any_size:
+    for array, like in zip(flat, inputs, strict=True):
+        if like is None:
+            continue
+        expected = (None, *like.shape[1:])
+        # Keras holds a Functional model to its sizes, a Sequential one to its channels.
+        if isinstance(model, keras.Sequential):
             expected = (*[None] * (len(expected) - 1), expected[-1])
         fits = len(expected) == array.ndim and all(
             want is None or have == want
@@ -86,6 +94,16 @@ def _fit(array: np.ndarray, declared: Any, any_size: bool, first: int) -> np.nda
                 f"The model takes images of the shape {expected}. Received the shape "
                 f"{array.shape}. {_hint(array.shape, expected)}"
             )
+    if not any(array.ndim == 4 for array in flat):
+        raise ValueError(
+            "`images` must have the shape (n, H, W, channels). Received the shape "
+            f"{flat[0].shape}. Add the batch axis to a single image with "
+            "`images[None]`, the channel axis to grey images with `images[..., None]`."
+        )
+
+
+def _fit_values(array: np.ndarray, declared: Any, first: int) -> np.ndarray:
+    if declared is not None:
         array = _cast(array, keras.backend.standardize_dtype(declared.dtype))
     elif array.ndim == 4:
         array = array.astype("float32")
@@ -118,6 +136,8 @@ def _hint(shape: tuple, expected: tuple) -> str:
         if shape[-1] == expected[-1]:
             return "Add the batch axis to a single image with `images[None]`."
         return "Add the channel axis to grey images with `images[..., None]`."
+    if len(shape) == 2 and len(expected) == 4:
+        return "Add both axes to a single grey image with `images[None, ..., None]`."
     if len(shape) == len(expected) == 4:
         if shape[-1] == 1 and expected[-1] == 3:
             return "Make grey images RGB with `np.repeat(images, 3, axis=-1)`."

@@ -1,7 +1,8 @@
-"""Batches of images from arrays, tensors, files, folders and tf.data."""
+"""Batches of images from whatever a person has: arrays, files, pictures, data sets."""
 
-import re
+import warnings
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,43 +10,63 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
+from PIL import Image
 
-from keras_embcam.network.inputs import declared_images, fit_images
+from keras_embcam.network.inputs import check_shapes, declared_images, fit_images
+from keras_embcam.running.image_files import (
+    list_files,
+    picture_to_array,
+    read_image,
+    resize_image,
+)
 
-# What tf.io.decode_image reads.
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+NUM_NAMED = 10
 
 
 class Batch(NamedTuple):
-    """Some images.
+    """Some images in a row, all of one size.
 
     Attributes:
         images: as given or read.
         labels: (n,) where the source has them.
         inputs: what the model takes: preprocessed, checked and cast.
+        files: their paths where they come from files, else None.
+        start: the number of the first one in the source. Files that could not be read
+            have a number too, so what is given for each image stays with it.
     """
 
     images: Any
     labels: np.ndarray | None
     inputs: Any = None
+    files: list[Path] | None = None
+    start: int = 0
 
 
 class ImageSource:
     """Batches of images for one model.
 
     Args:
-        images: an array or tensor (n, H, W, c); the structure of arrays that a model
-            of several inputs takes; a file, a folder (searched through, in order of
-            the paths) or a list of files; or a `tf.data.Dataset`, batched or not, of
+        images: an array or tensor (n, H, W, c), or a list of images (H, W, c); the
+            structure of arrays that a model of several inputs takes; a file, a folder
+            (searched through, in order of the paths) or a list of files; Pillow images;
+            or a `tf.data.Dataset` (batched or not) or `keras.utils.PyDataset` of
             images, of ``(images, labels)``, or of dicts with "image" and perhaps
-            "label". Files are resized to the images of the model (bilinear), as
-            `keras.utils.image_dataset_from_directory` does, in [0, 255].
+            "label". Files and Pillow images are turned as their EXIF data say and
+            resized to the images of the model (bilinear), as
+            `keras.utils.image_dataset_from_directory` does, in [0, 255]. Where the
+            model takes images of any size, a batch has one size: neighbours in the list
+            are together as far as they agree.
         model: whose inputs the images must fit.
         batch_size: of the batches, where the source is not batched by itself.
         preprocessing_function: applied to the images of each batch, or None.
+        image_size: (H, W) that files and Pillow images are resized to; None for the
+            size that the model states.
+        strict: whether a file that cannot be read is an error. Otherwise it is left
+            out, and a warning at the end names it.
 
     Attributes:
-        num_images: how many there are, None where that is not known.
+        num_images: how many there are (with those that cannot be read), None where
+            that is not known.
 
     Raises:
         ValueError: for no images at all, or a wrong rank, size or number of channels.
@@ -58,6 +79,9 @@ class ImageSource:
         model: keras.Model,
         batch_size: int,
         preprocessing_function: Callable | None = None,
+        *,
+        image_size: tuple[int, int] | None = None,
+        strict: bool = True,
     ) -> None:
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ValueError(
@@ -67,21 +91,30 @@ class ImageSource:
         self._batch_size = batch_size
         self._preprocess = preprocessing_function
         self._images = images
+        self._strict = strict
+        self._image_size = check_image_size(image_size)
         self.num_images: int | None = None
         self._batches = self._open()
+        if image_size is not None and self._batches != self._read_pictures:
+            raise ValueError(
+                "`image_size` is for files and Pillow images. Resize arrays first, for "
+                "example with `keras.ops.image.resize`, and data sets with `map`. "
+                f"Received: {image_size!r} and {_describe(images)}"
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches, each checked."""
         num_seen = 0
         for batch in self._batches():
+            start = batch.start or num_seen
             inputs = batch.images
             if self._preprocess is not None:
                 # On a copy: some of Keras's functions work in place.
                 inputs = self._preprocess(tree.map_structure(np.copy, inputs))
                 inputs = tree.map_structure(np.asarray, inputs)
-            inputs = fit_images(inputs, self._model, num_seen)
+            inputs = fit_images(inputs, self._model, start)
             num_seen += len(tree.flatten(inputs)[0])
-            yield batch._replace(inputs=inputs)
+            yield batch._replace(inputs=inputs, start=start)
         if not num_seen:
             raise ValueError("`images` must hold at least one image. Received none.")
 
@@ -90,13 +123,29 @@ class ImageSource:
         if isinstance(images, tf.data.Dataset):
             self._images = self._batched(images)
             return self._read_dataset
+        if isinstance(images, keras.utils.PyDataset):
+            if images.num_batches is None:
+                raise ValueError(
+                    "A PyDataset must know how many batches it has (`__len__`). "
+                    f"Received: {images!r}"
+                )
+            return self._read_py_dataset
         if isinstance(images, str | Path):
-            self._images = list_files(Path(images))
-        if _is_list_of(self._images, (str, Path)):
-            self._images = [Path(x) for x in self._images]
-            self.num_images = len(self._images)
-            return self._read_files
-        if _is_list_of(images, (np.ndarray, tf.Tensor)) and images[0].ndim == 3:
+            images = list_files(Path(images))
+        if isinstance(images, Image.Image):
+            images = [images]
+        if _is_list_of(images, (str, Path, Image.Image)):
+            self._images = [Path(x) if isinstance(x, str) else x for x in images]
+            self.num_images = len(images)
+            return self._read_pictures
+        if _is_list_of(images, (np.ndarray, tf.Tensor)) and _have_rank_3(images):
+            shapes = sorted({tuple(x.shape) for x in images})
+            if len(shapes) > 1:
+                raise ValueError(
+                    "The arrays of a list must have one shape. Received the shapes "
+                    f"{shapes}. Resize them first, for example with "
+                    "`keras.ops.image.resize`, or pass files or Pillow images."
+                )
             images = np.stack([np.asarray(x) for x in images])
         self._images = tree.map_structure(_as_array, images)
         lengths = {len(x) for x in tree.flatten(self._images)}
@@ -106,6 +155,12 @@ class ImageSource:
                 f"{sorted(lengths)}"
             )
         self.num_images = lengths.pop()
+        # What is preprocessed may have other shapes before. But a single image is
+        # refused here, before its rows are taken for images.
+        shape: tuple[int, ...] = getattr(self._images, "shape", ())
+        is_single = len(shape) == 3 and shape[-1] == 3
+        if self.num_images and (self._preprocess is None or is_single):
+            check_shapes(self._images, self._model)
         return self._slice_arrays
 
     def _slice_arrays(self) -> Iterator[Batch]:
@@ -114,24 +169,52 @@ class ImageSource:
             batch = [array[rows] for array in tree.flatten(self._images)]
             yield Batch(tree.pack_sequence_as(self._images, batch), None)
 
-    def _read_files(self) -> Iterator[Batch]:
+    def _read_pictures(self) -> Iterator[Batch]:
         declared = declared_images(self._model)
-        shape = (None,) * 3 if declared is None else declared.shape[1:]
-        height, width, channels = shape
-        size = (height, width) if height and width else None
+        height, width, channels = (
+            (None,) * 3 if declared is None else declared.shape[1:]
+        )
+        size = self._image_size or ((height, width) if height and width else None)
         takes_integers = declared is not None and "int" in declared.dtype
+        skipped: list[str] = []
+
+        def read(picture: Any) -> np.ndarray | None:
+            try:
+                if isinstance(picture, Path):
+                    return read_image(picture, channels or 3, size)
+                return resize_image(picture_to_array(picture, channels or 3), size)
+            except ValueError as error:
+                if self._strict:
+                    raise
+                skipped.append(str(error).removeprefix("Cannot read the image "))
+                return None
+
         for start in range(0, len(self._images), self._batch_size):
-            paths = self._images[start : start + self._batch_size]
-            images = [read_image(path, channels or 3, size) for path in paths]
-            shapes = {image.shape for image in images}
-            if len(shapes) > 1:
-                raise ValueError(
-                    "The model takes images of any size, so files are not resized, and "
-                    f"those of one batch must agree. Received the sizes "
-                    f"{sorted(shapes)}. Resize them, or pass `batch_size=1`."
+            pictures = self._images[start : start + self._batch_size]
+            numbered = enumerate(map(read, pictures), start)
+            for shape, group in groupby(numbered, lambda x: getattr(x[1], "shape", 0)):
+                if not shape:
+                    continue  # those that could not be read
+                numbers, images = zip(*group, strict=True)
+                batch = np.stack(images)
+                files = self._images[numbers[0] : numbers[-1] + 1]
+                yield Batch(
+                    np.rint(batch) if takes_integers else batch,
+                    None,
+                    files=files if _is_list_of(files, (Path,)) else None,
+                    start=numbers[0],
                 )
-            batch = np.stack(images)
-            yield Batch(np.rint(batch) if takes_integers else batch, None)
+        if skipped:
+            named = "; ".join(skipped[:NUM_NAMED])
+            if len(skipped) > NUM_NAMED:
+                named += f"; and {len(skipped) - NUM_NAMED} more"
+            if len(skipped) == len(self._images):
+                raise ValueError(f"Cannot read any of the images: {named}")
+            warnings.warn(
+                f"{len(skipped)} of {len(self._images)} images cannot be read and are "
+                f"left out (`strict=True` makes that an error): {named}",
+                stacklevel=3,
+            )
 
     def _batched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         images = _split_element(dataset.element_spec)[0]
@@ -150,48 +233,32 @@ class ImageSource:
             labels = None if labels is None else np.asarray(labels)
             yield Batch(tree.map_structure(np.asarray, images), labels)
 
-
-def read_image(
-    path: Path, channels: int = 3, size: tuple[int, int] | None = None
-) -> np.ndarray:
-    """Read an image file as float32 (H, W, channels) in [0, 255].
-
-    Args:
-        path: of a JPEG, PNG, GIF (its first picture) or BMP file.
-        channels: 3 for RGB, 1 for grey.
-        size: (H, W) to resize to, bilinearly, or None.
-
-    Raises:
-        ValueError: for a file that is missing, truncated or no image.
-    """
-    try:
-        image = tf.io.decode_image(
-            tf.io.read_file(str(path)), channels=channels, expand_animations=False
-        )
-    except tf.errors.OpError as error:
-        # Without the names of TensorFlow's operations around it.
-        reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message.splitlines()[0])
-        raise ValueError(f"Cannot read the image {str(path)!r}: {reason}") from error
-    image = tf.cast(image, tf.float32)
-    return (image if size is None else tf.image.resize(image, size)).numpy()
+    def _read_py_dataset(self) -> Iterator[Batch]:
+        for number in range(self._images.num_batches):
+            images, labels = _split_element(self._images[number])
+            labels = None if labels is None else np.asarray(labels)
+            yield Batch(tree.map_structure(_as_array, images), labels)
 
 
-def list_files(path: Path) -> list[Path]:
-    """Return the image files of a folder and its folders, sorted; a file is itself.
+def check_image_size(size: Any) -> tuple[int, int] | None:
+    """Return (height, width), or None as it is.
 
     Raises:
-        ValueError: where the path does not exist, or there is no image in it.
+        ValueError: for anything else than two integers >= 1.
     """
-    if not path.exists():
-        raise ValueError(f"`images` must exist. Received: {str(path)!r}")
-    if path.is_file():
-        return [path]
-    files = sorted(x for x in path.rglob("*") if x.suffix.lower() in SUFFIXES)
-    if not files:
+    if size is None:
+        return None
+    is_size = (
+        isinstance(size, list | tuple)
+        and len(size) == 2
+        and all(isinstance(x, int | np.integer) and x > 0 for x in size)
+    )
+    if not is_size:
         raise ValueError(
-            f"The folder {str(path)!r} has no images ({', '.join(SUFFIXES)})."
+            "`image_size` must be (height, width), two integers >= 1. Received: "
+            f"{size!r}"
         )
-    return files
+    return int(size[0]), int(size[1])
 
 
 def _is_list_of(images: Any, kinds: tuple) -> bool:
@@ -200,12 +267,22 @@ def _is_list_of(images: Any, kinds: tuple) -> bool:
     )
 
 
+def _have_rank_3(images: Any) -> bool:
+    return bool(images) and all(x.ndim == 3 for x in images)
+
+
+def _describe(images: Any) -> str:
+    shape = getattr(images, "shape", None)
+    return f"{type(images).__name__}" + ("" if shape is None else f" of {shape}")
+
+
 def _as_array(x: Any) -> np.ndarray:
     array = np.asarray(x)
     if array.dtype == object or array.dtype.kind in "SU" or array.ndim == 0:
         raise TypeError(
-            "`images` must be an array (n, H, W, c), a tensor, a list of files, a "
-            f"folder or a tf.data.Dataset. Received: {x!r} (of type {type(x).__name__})"
+            "`images` must be an array (n, H, W, c), a tensor, a folder, a list of "
+            "files or of Pillow images, a tf.data.Dataset or a keras.utils.PyDataset. "
+            f"Received: {x!r} (of type {type(x).__name__})"
         )
     return array
 
