@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from keras_embcam.evaluation.discrimination import heat_by_cell, make_montages
-from keras_embcam.evaluation.examples import Examples
 from keras_embcam.evaluation.maps import explain_with_all
 from keras_embcam.evaluation.measures import Regions, mean_of
 from keras_embcam.evaluation.method import Method
@@ -19,6 +18,7 @@ from keras_embcam.evaluation.top_pointing import (
 )
 from keras_embcam.metrics import pointing_game_in_boxes, pointing_game_in_masks
 from keras_embcam.proxies import class_mean
+from keras_embcam.running.labelled_examples import Examples
 
 NUM_CELLS = (2, 4)
 # Of each number of cells.

@@ -13,7 +13,6 @@ from keras_embcam.evaluation.discrimination_run import (
     measure_discrimination,
     measure_top_5_pointing,
 )
-from keras_embcam.evaluation.examples import Examples, ExampleStream
 from keras_embcam.evaluation.faithfulness import (
     area_under,
     deletion_curve,
@@ -34,6 +33,7 @@ from keras_embcam.evaluation.vectors import find_missing, make_targets
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.proxies import single_point
 from keras_embcam.running.compiled_functions import run_once
+from keras_embcam.running.labelled_examples import Examples, ExampleStream
 from keras_embcam.running.one_batch import explain_pixels
 
 NUM_STEPS = 20

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from keras_embcam.evaluation.cost import measure_costs
-from keras_embcam.evaluation.examples import ExampleStream
 from keras_embcam.evaluation.faithfulness_run import measure_faithfulness
 from keras_embcam.evaluation.measures import (
     NAMED_THRESHOLDS,
@@ -27,6 +26,7 @@ from keras_embcam.evaluation.set_run import (
     measure_set,
 )
 from keras_embcam.network.inputs import check_model
+from keras_embcam.running.labelled_examples import ExampleStream
 
 
 def evaluate(

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_embcam.evaluation.examples import Examples
 from keras_embcam.evaluation.localization import (
     box_accuracy_curve,
     choose_threshold,
@@ -20,6 +19,7 @@ from keras_embcam.metrics import (
     pointing_game_in_boxes,
     pointing_game_in_masks,
 )
+from keras_embcam.running.labelled_examples import Examples
 
 METRICS = ("ratio_box", "ratio_mask", "localization", "pxap", "pointing_game")
 NEEDED = {

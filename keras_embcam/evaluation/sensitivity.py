@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 
-from keras_embcam.evaluation.examples import ExampleStream
 from keras_embcam.evaluation.measures import Regions, choose_metrics, mean_of, std_of
 from keras_embcam.evaluation.method import Method
 from keras_embcam.evaluation.set_run import (
@@ -15,6 +14,7 @@ from keras_embcam.evaluation.set_run import (
     measure_set,
 )
 from keras_embcam.network.inputs import check_model
+from keras_embcam.running.labelled_examples import ExampleStream
 
 CHANNEL_COUNTS = tuple(x * 10**power for power in range(5) for x in (1, 2, 5))
 

@@ -9,7 +9,6 @@ import numpy as np
 from keras import tree
 
 from keras_embcam import method as core
-from keras_embcam.evaluation.examples import ExampleStream
 from keras_embcam.evaluation.maps import explain_with_all, find_layers
 from keras_embcam.evaluation.measures import (
     THRESHOLDS,
@@ -22,6 +21,7 @@ from keras_embcam.evaluation.vectors import ProxySet, find_missing
 from keras_embcam.network.feature_maps import Scales
 from keras_embcam.network.view import ModelView
 from keras_embcam.running.compiled_functions import run_once
+from keras_embcam.running.labelled_examples import ExampleStream
 from keras_embcam.running.one_batch import embed_images
 
 
