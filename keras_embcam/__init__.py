@@ -1,6 +1,7 @@
 """See what a Keras embedding network looks at, while it trains and afterwards."""
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from keras_embcam._version import __version__
@@ -40,3 +41,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if "keras" in sys.modules:
+    # Keras loads a saved EmbeddingCAM only where its class has been registered.
+    importlib.import_module(f"{__name__}.embedding_cam")

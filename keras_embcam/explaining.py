@@ -35,6 +35,8 @@ def explain(
     normalize: bool = ...,
     details: Literal[False] = ...,
     preprocessing_function: Callable[..., Any] | None = ...,
+    image_size: tuple[int, int] | None = ...,
+    strict: bool = ...,
     batch_size: int = ...,
     verbose: int = ...,
 ) -> np.ndarray: ...
@@ -58,6 +60,8 @@ def explain(
     normalize: bool = ...,
     details: Literal[True],
     preprocessing_function: Callable[..., Any] | None = ...,
+    image_size: tuple[int, int] | None = ...,
+    strict: bool = ...,
     batch_size: int = ...,
     verbose: int = ...,
 ) -> Explanation: ...
@@ -80,6 +84,8 @@ def explain(
     normalize: bool = True,
     details: bool = False,
     preprocessing_function: Callable[..., Any] | None = None,
+    image_size: tuple[int, int] | None = None,
+    strict: bool = False,
     batch_size: int = 32,
     verbose: int = 0,
 ) -> np.ndarray | Explanation:
@@ -120,13 +126,18 @@ def explain(
         preprocessing_function: applied to each batch of images before the model, where
             that does not scale them itself, such as
             `keras.applications.mobilenet_v2.preprocess_input`.
+        image_size: (H, W) that files are resized to; None for the size that the model
+            states, and for their own where it takes any.
+        strict: True to raise for a file that cannot be read; otherwise it is left out
+            and named in a warning.
         batch_size: images at a time, >= 1, where they are not batched.
         verbose: 1 for a progress bar.
 
     Returns:
         (n, H, W) float32 in [0, 1], or (n, m, H, W) for m proxies an image (with
         ``normalize=False``: >= 0); with ``details`` an `Explanation`. A map without
-        any heat is all zero.
+        any heat is all zero. Of files of different sizes, where the model takes any, a
+        list of n arrays.
 
     Raises:
         ValueError: for images, layers, labels or proxies that do not fit, or an
@@ -161,6 +172,8 @@ def explain(
             resize=resize,
             normalize=normalize,
             preprocessing_function=preprocessing_function,
+            image_size=image_size,
+            strict=strict,
             batch_size=batch_size,
             verbose=verbose,
         )
@@ -171,7 +184,7 @@ def explain(
             return whole.heatmaps
         # Of the images a copy: they may be views of the caller's array.
         return whole._replace(images=tree.map_structure(np.array, whole.images))
-    heatmaps = np.concatenate([batch.heatmaps for batch in batches])
+    heatmaps = _join([batch.heatmaps for batch in batches])
     if not details:
         return heatmaps
     return Explanation(
@@ -179,9 +192,19 @@ def explain(
         np.concatenate([batch.embeddings for batch in batches]),
         np.concatenate([batch.scores for batch in batches]),
         tree.map_structure(
-            lambda *arrays: np.concatenate(arrays), *[batch.images for batch in batches]
+            lambda *arrays: _join(list(arrays)), *[batch.images for batch in batches]
         ),
+        None
+        if batches[0].files is None
+        else [file for batch in batches for file in batch.files or []],
     )
+
+
+def _join(arrays: list[np.ndarray]) -> Any:
+    """Return batches as one array, or as a list of images if these differ in size."""
+    if len({array.shape[1:] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    return [image for array in arrays for image in array]
 
 
 def explain_batches(
@@ -200,6 +223,8 @@ def explain_batches(
     resize: bool = True,
     normalize: bool = True,
     preprocessing_function: Callable[..., Any] | None = None,
+    image_size: tuple[int, int] | None = None,
+    strict: bool = False,
     batch_size: int = 32,
     verbose: int = 0,
 ) -> Iterator[Explanation]:
@@ -223,6 +248,8 @@ def explain_batches(
         resize: True for maps of the size of the images.
         normalize: True to divide each map by its maximum.
         preprocessing_function: applied to each batch of images before the model.
+        image_size: (H, W) that files are resized to, or None.
+        strict: True to raise for a file that cannot be read.
         batch_size: images at a time, >= 1, where they are not batched.
         verbose: 1 for a progress bar.
 
@@ -254,7 +281,14 @@ def explain_batches(
         resize=resize,
         normalize=normalize,
     )
-    source = ImageSource(images, model, batch_size, preprocessing_function)
+    source = ImageSource(
+        images,
+        model,
+        batch_size,
+        preprocessing_function,
+        image_size=image_size,
+        strict=strict,
+    )
     chooser = ProxyChooser(
         proxies, labels, class_proxies, target_class, source.num_images
     )
@@ -266,8 +300,8 @@ def explain_batches(
         for batch, (embeddings, heatmaps, scores) in batches:
             num_seen += len(embeddings)
             bar.update(num_seen)
-            yield Explanation(heatmaps, embeddings, scores, batch.images)
-        if source.num_images is None:
+            yield Explanation(heatmaps, embeddings, scores, batch.images, batch.files)
+        if source.num_images != num_seen:  # unknown, or some could not be read
             bar.update(num_seen, finalize=True)
 
     return explanations()

@@ -1,5 +1,6 @@
 """Explanation: heatmaps and what belongs to them."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,12 @@ class Explanation(NamedTuple):
         embeddings: (n, d) float32, raw.
         scores: (n,) float32, or (n, m): ``y . p``.
         images: (n, H, W, c) as given or read, before `preprocessing_function`.
+        files: the paths of the images that were explained, where they come from
+            files, else None. Those that could not be read are missing here.
     """
 
     heatmaps: np.ndarray
     embeddings: np.ndarray
     scores: np.ndarray
     images: Any
+    files: list[Path] | None = None

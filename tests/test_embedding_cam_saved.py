@@ -182,5 +182,5 @@ def test_the_layer_itself_is_saved(tmp_path) -> None:
     _, expected = cam(images)
     keras.saving.save_model(cam, tmp_path / "cam.keras")
     loaded = keras.saving.load_model(tmp_path / "cam.keras")
-    assert loaded.conv_layer == "backbone/out"
+    assert loaded.method.conv_layer == "backbone/out"
     np.testing.assert_allclose(loaded(images)[1], expected, atol=1e-6)

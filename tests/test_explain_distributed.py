@@ -77,7 +77,7 @@ def mirrored() -> keras.Model:
 def check_same(mirrored: keras.Model, single: keras.Model, *args: Any, **kw: Any):
     ours = explain(mirrored, *args, details=True, **kw)
     expected = explain(single, *args, details=True, **kw)
-    ours, expected = tree.flatten(ours), tree.flatten(expected)
+    ours, expected = tree.flatten(ours[:4]), tree.flatten(expected[:4])
     for left, right in zip(ours, expected, strict=True):
         assert left.shape == right.shape
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)

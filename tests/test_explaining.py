@@ -218,10 +218,10 @@ def test_a_progress_bar(model, capsys) -> None:
     assert capsys.readouterr().out == ""
     explain(model, make_images(), batch_size=2, verbose=1)
     printed = capsys.readouterr().out
-    assert "5/5" in printed and printed.endswith("/image\n")
+    assert "5/5" in printed and printed.rstrip(" \n").endswith("/image")
     explain(model, dataset, batch_size=2, verbose=1)
     printed = capsys.readouterr().out
-    assert "5/Unknown" in printed and printed.endswith("/image\n")
+    assert "5/Unknown" in printed and printed.rstrip(" \n").endswith("/image")
 
 
 def test_embed_gives_the_embeddings_of_explain() -> None:
@@ -234,3 +234,48 @@ def test_embed_gives_the_embeddings_of_explain() -> None:
     expected = keras.Model(inputs, raw)(images)
     embeddings = embed(model, images, batch_size=2)
     np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+
+
+# Files
+
+
+def write_files(folder, sizes) -> list:
+    random = np.random.default_rng(0)
+    files = []
+    for number, size in enumerate(sizes):
+        files.append(folder / f"{number}.png")
+        keras.utils.save_img(files[-1], random.uniform(0, 255, (*size, 3)), scale=False)
+    return files
+
+
+def make_model_of_any_size() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    stack = [layers.Conv2D(4, 3, activation="relu"), layers.GlobalAveragePooling2D()]
+    return keras.Sequential([keras.Input((None, None, 3)), *stack])
+
+
+def test_a_file_that_cannot_be_read_is_left_out_and_named(tmp_path) -> None:
+    files = write_files(tmp_path, [(12, 12)] * 3)
+    files[1].write_bytes(b"not an image")
+    model = make_model_of_any_size()
+    proxies = np.eye(4, dtype="float32")[:3]
+    with pytest.warns(UserWarning, match=r"1 of 3 images cannot be read.*1\.png"):
+        details = explain(model, files, proxies=proxies, details=True)
+    assert details.files == [files[0], files[2]]
+    # The proxies stay with their images.
+    expected = explain(model, details.images, proxies=proxies[[0, 2]])
+    np.testing.assert_allclose(details.heatmaps, expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"Cannot read the image .*1\.png"):
+        explain(model, files, strict=True)
+
+
+def test_files_of_different_sizes(tmp_path) -> None:
+    sizes = [(12, 16), (12, 16), (20, 10), (12, 16)]
+    files = write_files(tmp_path, sizes)
+    model = make_model_of_any_size()
+    details = explain(model, files, details=True)
+    assert [x.shape for x in details.heatmaps] == sizes
+    assert [x.shape[:2] for x in details.images] == sizes
+    alone = explain(model, details.images[2][None])[0]
+    np.testing.assert_allclose(details.heatmaps[2], alone, atol=1e-6)
+    assert explain(model, files, image_size=(8, 9)).shape == (4, 8, 9)

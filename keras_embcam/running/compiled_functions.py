@@ -52,7 +52,7 @@ def run_batches(
         ValueError: for images, layers or proxies that do not fit.
     """
     method = method.bind(model)
-    start = 0
+    end = 0
     for batch in source:
         inputs = tree.map_structure(ops.convert_to_tensor, batch.inputs)
         compiled = _get_compiled(model, inputs, method, function, *options)
@@ -60,11 +60,11 @@ def run_batches(
         proxies = None
         if chooser is not None:
             width = compiled.view.embedding_width
-            proxies = chooser.choose(start, num_images, batch.labels, width)
-        start += num_images
+            proxies = chooser.choose(batch.start, num_images, batch.labels, width)
+        end = batch.start + num_images
         yield batch, compiled(inputs, proxies)
-    if chooser is not None:
-        chooser.check_end(start)
+    if chooser is not None and source.num_images is None:
+        chooser.check_end(end)  # otherwise checked when it was made
 
 
 def run_once(
