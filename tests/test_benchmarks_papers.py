@@ -18,20 +18,31 @@ ROOT = Path(__file__).parent.parent
 # Behind everything else, so that the package still comes from where it is installed.
 sys.path.append(str(ROOT))
 
-from benchmarks.papers import Options, cub, network, run_cub, transfer  # noqa: E402
+from benchmarks.papers import (  # noqa: E402
+    Options,
+    measure,
+    run_papers,
+    training,
+    transferred_weights,
+)
 from benchmarks.papers.__main__ import main  # noqa: E402
-from benchmarks.papers.birds import choose_central_box, load_half  # noqa: E402
-from benchmarks.papers.published import NOT_AT_HAND, OURS  # noqa: E402
-from benchmarks.papers.relations import find_relations  # noqa: E402
-from benchmarks.papers.rows import (  # noqa: E402
-    LOCALIZE,
-    MEAN,
-    SINGLE,
-    list_tables,
+from benchmarks.papers.cub_halves import choose_central_box, load_half  # noqa: E402
+from benchmarks.papers.methods import (  # noqa: E402
     make_direct_methods,
     make_single_methods,
 )
-from benchmarks.papers.transfer import SIGNS, VARIANTS, WEIGHTINGS, name_row  # noqa: E402
+from benchmarks.papers.names import (  # noqa: E402
+    LOCALIZE,
+    MEAN,
+    SINGLE,
+    SINGLE_TOP,
+    UNIFORM_OF_CHEN,
+    VARIANTS,
+    name_transferred,
+)
+from benchmarks.papers.published import PUBLISHED  # noqa: E402
+from benchmarks.papers.relations import find_relations  # noqa: E402
+from benchmarks.papers.tables import list_tables, redraw_tables  # noqa: E402
 from keras_embcam import embed  # noqa: E402
 from keras_embcam.datasets import cub200  # noqa: E402
 from keras_embcam.evaluation import Report, evaluate  # noqa: E402
@@ -102,12 +113,16 @@ def found(birds, saved, tmp_path_factory):
     options = Options(
         data=birds, model=saved, image_size=SIZE, out=out, faithfulness_images=0
     )
-    return run_cub(options), out
+    return run_papers(options), out
+
+
+def by_method(content) -> dict[str, dict]:
+    return {row["method"]: row for row in content["rows"]}
 
 
 def test_figures_are_those_of_the_harness(birds, saved, found) -> None:
     """The second half is reported, thresholds come from the first."""
-    findings, _ = found
+    content, _ = found
     model = keras.models.load_model(saved, compile=False)
     second, first = (
         cub200(birds, split=f"{which}_half", image_size=SIZE)
@@ -116,14 +131,14 @@ def test_figures_are_those_of_the_harness(birds, saved, found) -> None:
     methods = [x for x in make_single_methods(0.5) if x.name in (SINGLE, LOCALIZE)]
     report = evaluate(model, second, methods, calibration_examples=first, num_timings=0)
     for row in report.rows:
-        ours = findings.rows()[row["method"]]
+        ours = by_method(content)[row["method"]]
         assert ours["images"] == 2 * IMAGES_PER_CLASS
         for column in ("ratio_box", "localization_0.2", "max_box_0.5", "threshold"):
             assert ours[column] == pytest.approx(row[column], abs=1e-6)
 
 
 def test_transferred_rows_are_those_of_the_database(birds, saved, found) -> None:
-    findings, _ = found
+    content, _ = found
     model = keras.models.load_model(saved, compile=False)
     first, second = (
         load_half(birds, f"{which}_half", SIZE, "full_frame")
@@ -150,7 +165,7 @@ def test_transferred_rows_are_those_of_the_database(birds, saved, found) -> None
                 across = np.minimum(columns + 1, box[3]) - np.maximum(columns, box[1])
                 inside = np.clip(down, 0, 1) * np.clip(across, 0, 1)
                 ratios.append((heatmap * inside).sum() / heatmap.sum())
-        row = findings.rows()[name_row("gradcam", sign, variant)]
+        row = by_method(content)[name_transferred("gradcam", sign, variant)]
         assert row["ratio_box"] == pytest.approx(np.mean(ratios), abs=1e-5)
         assert row["empty_maps"] == pytest.approx(1 - len(ratios) / len(heatmaps))
         assert "max_box_0.5" not in row
@@ -173,32 +188,32 @@ def test_files_name_what_was_used_and_no_place(birds, saved, found) -> None:
         "heatmap_ratio_by_top_channels.png",
         "heatmap_ratio_in_boxes.png",
     }
-    assert f"| {SINGLE} | {NOT_AT_HAND} |" in text
+    assert f"| {SINGLE} | 0.776 ± 0.004 | 0.543 ± 0.004 | 0.776 |" in text
     assert "| n/a |" in text  # there are no masks
 
 
 def test_every_row_of_the_tables_was_measured(found) -> None:
-    findings, _ = found
-    named = {name for table in list_tables(0.5) for name in table.rows}
-    assert named == set(findings.rows())
+    content, _ = found
+    named = {name for table in list_tables(0.5).values() for name in table}
+    assert named == set(by_method(content)) | {UNIFORM_OF_CHEN}
 
 
 def test_means_over_runs(birds, tmp_path, monkeypatch) -> None:
     """Two trainings with seeds of their own; mean and deviation of both."""
     made = []
 
-    def build(*_) -> network.Network:
+    def build(*_) -> training.Network:
         model = make_network(len(made))
         made.append(model)
-        return network.Network(model, None, model, make_network())
+        return training.Network(model, None, model, make_network())
 
-    monkeypatch.setattr(cub, "build_network", build)
+    monkeypatch.setattr(measure, "build_network", build)
     # The rows of triplets are measured elsewhere; here they are n/a.
-    monkeypatch.setattr(cub, "fit_databases", lambda *_: ({}, ["no triplet"]))
+    monkeypatch.setattr(measure, "fit_databases", lambda *_: ({}, ["no triplet"]))
     methods = [make_direct_methods()[0], make_direct_methods()[-4]]
-    monkeypatch.setattr(cub.rows_of, "make_direct_methods", lambda: methods)
+    monkeypatch.setattr(measure.methods_of, "make_direct_methods", lambda: methods)
     options = {"epochs": 1, "image_size": SIZE, "faithfulness_images": 1}
-    findings = run_cub(Options(data=birds, out=tmp_path, runs=2, seed=3, **options))
+    content = run_papers(Options(data=birds, out=tmp_path, runs=2, seed=3, **options))
     examples = cub200(birds, split="second_half", image_size=SIZE)
     methods = make_single_methods(0.5)[:1]
     ratios = []
@@ -208,21 +223,22 @@ def test_means_over_runs(birds, tmp_path, monkeypatch) -> None:
         [row] = evaluate(model, examples, methods, num_timings=0).rows
         ratios.append(row["ratio_box"])
     assert ratios[0] != ratios[1]
-    row = findings.rows()[SINGLE]
+    row = by_method(content)[SINGLE]
     assert row["ratio_box"] == pytest.approx(np.mean(ratios))
     assert row["ratio_box_std_models"] == pytest.approx(np.std(ratios, ddof=1))
-    assert findings.settings()["seeds"] == [3, 4]
+    assert content["settings"]["seeds"] == [3, 4]
     text = (tmp_path / "tables.md").read_text()
     assert "std over runs" in text and "deletion (low)" in text
     assert "- no triplet" in text
-    assert f"| {name_row('gradcam', 1, '50 triplets')} | {NOT_AT_HAND} | n/a |" in text
+    row = f"| {name_transferred('gradcam', 1, '50 triplets')} | 0.643 ± 0.265 |"
+    assert f"{row} 0.416 ± 0.231 | – | n/a |" in text
 
 
 def test_rows_that_a_training_lacks_are_left_out_of_the_means() -> None:
     rows = [{"method": name, "ratio_box": x} for name, x in (("one", 0.2), ("two", 1))]
     curves = {"curve": {"x": [1], "y": {"one": [0.2], "two": [1.0]}}}
     whole, half = Report(rows, {}, curves), Report(rows[:1], {})
-    combined = cub._combine([whole, half])
+    combined = measure._combine([whole, half])
     assert [row["method"] for row in combined.rows] == ["one"]
     assert "['two']" in combined.notes[-1]
 
@@ -233,7 +249,7 @@ def test_fit_is_timed_on_few_classes_of_many() -> None:
     images = np.random.default_rng(0).random((140, SIZE, SIZE, 3)).astype("float32")
     model = make_network()
     embeddings = model.predict(images, verbose=0)
-    seconds = transfer.measure_fit_times(
+    seconds = transferred_weights.measure_fit_times(
         model, images, labels, embeddings, num_timings=1
     )
     assert set(seconds) == {"gradcam", "gradcam++"} and min(seconds.values()) > 0
@@ -255,18 +271,18 @@ def test_training_leaves_the_frozen_part(tmp_path) -> None:
     path = tmp_path / "random.weights.h5"
     keras.utils.set_random_seed(0)
     keras.applications.MobileNetV2((SIZE, SIZE, 3), 1.0, False, None).save_weights(path)
-    built = network.build_network("MobileNetV2", path, SIZE)
+    built = training.build_network("MobileNetV2", path, SIZE)
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 4)
     images = random.integers(0, 80, (12, SIZE, SIZE, 3), dtype=np.uint8)
     images[range(12), ..., labels] += 100  # classes are colours
-    inputs = network._Inputs(built, images)
+    inputs = training._Inputs(built, images)
     rows, is_flipped = np.array([0, 5]), np.array([0, 1])
     direct = np.stack([images[0], images[5, :, ::-1]]).astype("float32")
     expected = built.frozen.predict(direct, verbose=0)
     np.testing.assert_allclose(inputs.take(rows, is_flipped), expected, atol=1e-5)
     before = {x.path: x.numpy() for x in built.model.weights}
-    network.train_network(built, images, labels, epochs=1, seed=0)
+    training.train_network(built, images, labels, epochs=1, seed=0)
     changed = {
         x.path
         for x in built.model.weights
@@ -283,18 +299,18 @@ def test_training_lowers_the_loss() -> None:
     labels = np.repeat(np.arange(3), 4)
     images = np.random.default_rng(0).integers(0, 80, (12, SIZE, SIZE, 3), "uint8")
     images[range(12), ..., labels] += 100  # classes are colours
-    small = network.Network(model, None, model, model)
+    small = training.Network(model, None, model, model)
     options = {"epochs": 8, "seed": 0, "learning_rate": 1e-2}
-    losses = network.train_network(small, images, labels, **options)
+    losses = training.train_network(small, images, labels, **options)
     assert losses[-1] < 0.8 * losses[0]
-    assert network.measure_recall(model, images, labels) == 1
-    assert network.train_network(small, images, labels, epochs=0, seed=0) == []
+    assert training.measure_recall(model, images, labels) == 1
+    assert training.train_network(small, images, labels, epochs=0, seed=0) == []
 
 
 def test_flips_without_a_frozen_part() -> None:
     model = make_network()
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), "uint8")
-    inputs = network._Inputs(network.Network(model, None, model, model), images)
+    inputs = training._Inputs(training.Network(model, None, model, model), images)
     taken = inputs.take(np.array([1, 1]), np.array([0, 1]))
     np.testing.assert_array_equal(taken[0], images[1])
     np.testing.assert_array_equal(taken[1], images[1, :, ::-1])
@@ -306,7 +322,7 @@ def test_the_negated_database_is_that_of_the_other_sign() -> None:
     labels, options = [0, 0, 0, 0, 1, 1, 1, 1], {"top_channels": None}
     first = GradWeightDatabase.fit(model, images, labels, sign=1, **options)
     second = GradWeightDatabase.fit(model, images, labels, sign=-1, **options)
-    made = transfer.negate(first)
+    made = transferred_weights.negate(first)
     found, expected = (x.query(embed(model, images)) for x in (made, second))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
     np.testing.assert_array_equal(made.channels[:, 0], second.channels[:, 0])
@@ -317,11 +333,13 @@ def test_lender_runs_the_model_once_for_all_databases(monkeypatch) -> None:
     model = make_network()
     images = np.random.default_rng(0).random((6, SIZE, SIZE, 3), "float32") * 255
     database = GradWeightDatabase.fit(model, images, [0, 0, 0, 1, 1, 1])
-    lender = transfer.Lender(model, database.conv_layer)
-    databases = {"all": database, "one": transfer.keep_channels(database, 1)}
+    lender = transferred_weights.Lender(model, database.conv_layer)
+    databases = {"all": database, "one": transferred_weights.keep_channels(database, 1)}
     calls = []
-    run = transfer.run_once
-    monkeypatch.setattr(transfer, "run_once", lambda *x: calls.append(1) or run(*x))
+    run = transferred_weights.run_once
+    monkeypatch.setattr(
+        transferred_weights, "run_once", lambda *x: calls.append(1) or run(*x)
+    )
     report = evaluate(
         model,
         {"image": images, "bbox": np.float32([[0.2, 0.2, 0.7, 0.9]] * 6)},
@@ -340,66 +358,38 @@ def test_lender_runs_the_model_once_for_all_databases(monkeypatch) -> None:
         assert row["images"] == 6
 
 
-def make_rows(**figures: float) -> dict[str, dict[str, float]]:
-    names = [name_row(w, s, v) for w in WEIGHTINGS for s in SIGNS for v in VARIANTS]
-    rows = {name: {"ratio_box": 0.5, "ratio_box_std": 0.1} for name in names}
-    return rows | {name: {"ratio_box": value} for name, value in figures.items()}
+def outcome_of(claim: str, rows=None, **curves) -> str:
+    given = {name: {"ratio_box": value} for name, value in (rows or {}).items()}
+    options = {"localization": {}, "by_channels": {}, "seconds": {}} | curves
+    found = find_relations(given, **options)
+    [relation] = [x for x in found if f"{x.claim}: {x.where}".startswith(claim)]
+    return relation.outcome
 
 
-def verdicts(rows, claim: str, where: str, curve=None, seconds=None) -> str:
-    found = find_relations(rows, curve or {}, seconds or {})
-    [relation] = [x for x in found if claim in x.claim and x.where.startswith(where)]
-    return relation.verdict()
+SLIGHTLY = f"top 50 slightly below all: {SINGLE_TOP}"
+WHOLE, TOP, CENTRES = (name_transferred("gradcam", 1, x) for x in VARIANTS[1:4])
 
 
 @pytest.mark.parametrize(
-    ("mean", "single", "outcome"),
+    ("claim", "first", "second", "figures", "outcome"),
     [
-        (0.7, 0.6, "holds"),
-        (0.6, 0.7, "does not hold here"),
-        (0.6, 0.6, "does not hold here"),
-        (math.nan, 0.7, "n/a"),
+        ("class mean above single", MEAN, SINGLE, (0.7, 0.6), "holds"),
+        ("class mean above single", MEAN, SINGLE, (0.6, 0.7), "does not hold here"),
+        ("class mean above single", MEAN, SINGLE, (0.6, 0.6), "does not hold here"),
+        ("class mean above single", MEAN, SINGLE, (math.nan, 0.7), "n/a"),
+        ("class mean above single", MEAN, SINGLE, ("n/a", 0.7), "n/a"),
+        ("top 50 far above", TOP, WHOLE, (0.56, 0.5), "holds"),
+        ("top 50 far above", TOP, WHOLE, (0.54, 0.5), "does not hold here"),
+        (SLIGHTLY, SINGLE_TOP, SINGLE, (0.69, 0.7), "holds"),
+        (SLIGHTLY, SINGLE_TOP, SINGLE, (0.64, 0.7), "does not hold here"),
+        (SLIGHTLY, SINGLE_TOP, SINGLE, (0.71, 0.7), "does not hold here"),
+        ("50 centres close", CENTRES, TOP, (0.515, 0.5), "holds"),
+        ("50 centres close", CENTRES, TOP, (0.53, 0.5), "does not hold here"),
     ],
 )
-def test_class_mean_above_single_point(mean, single, outcome) -> None:
-    rows = make_rows(**{MEAN: mean, SINGLE: single})
-    assert verdicts(rows, "class mean above", MEAN) == outcome
-
-
-@pytest.mark.parametrize(
-    ("top", "whole", "outcome"),
-    [
-        (0.56, 0.5, "holds"),
-        (0.54, 0.5, "does not hold here"),
-        (0.4, 0.5, "does not hold here"),
-    ],
-)
-def test_far_above(top, whole, outcome) -> None:
-    names = [name_row("gradcam", 1, x) for x in ("50 triplets, top 50", "50 triplets")]
-    rows = make_rows(**dict(zip(names, (top, whole), strict=True)))
-    assert verdicts(rows, "far above", names[0]) == outcome
-
-
-@pytest.mark.parametrize(
-    ("top", "outcome"),
-    [
-        (0.69, "holds"),
-        (0.64, "does not hold here"),
-        (0.71, "does not hold here"),
-    ],
-)
-def test_slightly_below(top, outcome) -> None:
-    rows = make_rows(**{SINGLE: 0.7, "single point, top 50": top})
-    assert verdicts(rows, "slightly below", "single point") == outcome
-
-
-@pytest.mark.parametrize(
-    ("centres", "outcome"), [(0.515, "holds"), (0.53, "does not hold here")]
-)
-def test_close(centres, outcome) -> None:
-    name = name_row("gradcam++", -1, "50 triplets, top 50, 50 centres")
-    rows = make_rows(**{name: centres})
-    assert verdicts(rows, "50 centres close", name) == outcome
+def test_relations_of_two_rows(claim, first, second, figures, outcome) -> None:
+    rows = dict(zip((first, second), figures, strict=True))
+    assert outcome_of(claim, rows) == outcome
 
 
 @pytest.mark.parametrize(
@@ -408,9 +398,8 @@ def test_close(centres, outcome) -> None:
 )
 def test_cost_of_plus_plus(slow, outcome) -> None:
     seconds = {"gradcam": 1.0, "gradcam++": slow}
-    claim = "5 to 10 times slower"
-    assert verdicts(make_rows(), claim, "seconds", seconds=seconds) == outcome
-    assert verdicts(make_rows(), claim, "seconds") == "n/a"
+    assert outcome_of("Grad-CAM++ 5 to 10 times slower", seconds=seconds) == outcome
+    assert outcome_of("Grad-CAM++ 5 to 10 times slower") == "n/a"
 
 
 @pytest.mark.parametrize(
@@ -424,17 +413,47 @@ def test_cost_of_plus_plus(slow, outcome) -> None:
 )
 def test_claim_over_thresholds_takes_its_range_alone(accuracy, outcome) -> None:
     curve = {"x": [0.01, 0.05, 0.2, 0.4, 0.45], "y": {MEAN: accuracy}}
-    assert verdicts(make_rows(), "localisation above 0.6 ", MEAN, curve) == outcome
-    assert verdicts(make_rows(), "localisation above 0.6 ", SINGLE, curve) == "n/a"
+    claim = "localisation above 0.6 at thresholds 0.05 to 0.4: "
+    assert outcome_of(claim + MEAN, localization=curve) == outcome
+    assert outcome_of(claim + SINGLE, localization=curve) == "n/a"
 
 
-def test_no_figure_stands_beside_rows_that_the_papers_do_not_have() -> None:
-    for table in list_tables(0.5):
-        for name, text in table.rows.items():
-            if "-L" in name or name.startswith("preset"):
-                assert text == OURS
-    direct = [method.name for method in make_direct_methods()]
-    assert all(list_tables(0.5)[2].rows[name] == OURS for name in direct)
+@pytest.mark.parametrize(
+    ("ratios", "outcome"),
+    [
+        ([0.1, 0.51, 0.5, 0.515, 0.1], "holds"),
+        ([0.5, 0.51, 0.5, 0.53, 0.5], "does not hold here"),
+    ],
+)
+def test_the_ratio_is_stable_over_a_range_of_channels(ratios, outcome) -> None:
+    curve = {"x": [20, 50, 200, 1000, 2048]}
+    curve["y"] = {name_transferred("gradcam", 1, "transferred"): ratios}
+    claim = "the ratio stable from 32 to 1024 channels"
+    assert outcome_of(claim, by_channels=curve) == outcome
+
+
+def test_published_figures_stand_beside_rows_of_the_papers_alone() -> None:
+    names = {name for table in list_tables(0.5).values() for name in table}
+    assert set(PUBLISHED) <= names
+    assert not any("-L" in x or x.startswith("preset") for x in PUBLISHED)
+    assert not {x.name for x in make_direct_methods()} & set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", ["mnv2_imagenet", "mnv2_inat_bird"])
+def test_committed_tables_are_drawn_from_the_figures_beside_them(
+    name, tmp_path
+) -> None:
+    committed = ROOT / "docs" / "papers" / name
+    (tmp_path / "tables.json").write_bytes((committed / "tables.json").read_bytes())
+    for path in redraw_tables(tmp_path):
+        assert path.read_text() == (committed / path.name).read_text()
+
+
+def test_the_command_takes_data_or_an_earlier_run(tmp_path, capsys) -> None:
+    for arguments in ([], ["--data", "x", "--redraw", str(tmp_path)]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "--data to measure, or --redraw" in capsys.readouterr().err
 
 
 def test_central_box() -> None:
@@ -457,7 +476,7 @@ def test_no_active_triplet_at_all() -> None:
     embeddings = np.repeat(np.eye(2, dtype="float32"), 3, axis=0)
     labels = np.repeat([0, 1], 3)
     nothing = np.zeros((6, SIZE, SIZE, 3), "float32")
-    found, [note] = transfer.fit_databases(
+    found, [note] = transferred_weights.fit_databases(
         make_network(width=2), nothing, labels, embeddings, seed=0
     )
     assert found == {}
@@ -500,7 +519,10 @@ def test_a_half_with_one_class(birds) -> None:
         load_half(half, "first_half", SIZE, "full_frame")
 
 
-@pytest.mark.parametrize("name", ["birds", "options", "rows", "tables", "transfer"])
+@pytest.mark.parametrize(
+    "name",
+    ["cub_halves", "options", "methods", "names", "tables", "transferred_weights"],
+)
 def test_doctests(name: str) -> None:
     module = importlib.import_module(f"benchmarks.papers.{name}")
     results = doctest.testmod(module)

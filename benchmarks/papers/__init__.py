@@ -1,6 +1,6 @@
 """The tables of the two papers on embedding networks, beside our own figures."""
 
-from benchmarks.papers.cub import run_cub
+from benchmarks.papers.measure import run_papers
 from benchmarks.papers.options import Options
 
-__all__ = ["Options", "run_cub"]
+__all__ = ["Options", "run_papers"]

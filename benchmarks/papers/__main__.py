@@ -1,4 +1,10 @@
-"""The papers' tables beside our figures: ``python -m benchmarks.papers``."""
+"""The papers' tables beside our figures: ``python -m benchmarks.papers``.
+
+    python -m benchmarks.papers --data CUB_FOLDER --weights FILE
+    python -m benchmarks.papers --redraw docs/papers/mnv2_imagenet
+
+The second writes `tables.md` again from the figures of `tables.json`.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -16,8 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data",
         type=Path,
         metavar="FOLDER",
-        required=True,
-        help="in the layout of CUB-200-2011",
+        help="in the layout of CUB-200-2011; needed unless --redraw is given",
+    )
+    parser.add_argument(
+        "--redraw",
+        type=Path,
+        metavar="FOLDER",
+        help="draw the tables of an earlier run again; nothing is measured",
     )
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="of the backbone, without top"
@@ -50,14 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="default: embcam_benchmark"
     )
-    from benchmarks.papers import Options, run_cub
-
     given = {
         name: value
         for name, value in vars(parser.parse_args(arguments)).items()
         if value is not None
     }
-    run_cub(Options(**given))
+    if ("data" in given) == ("redraw" in given):
+        parser.error("Pass --data to measure, or --redraw to draw again; not both.")
+    if "redraw" in given:
+        from benchmarks.papers.tables import redraw_tables
+
+        redraw_tables(given["redraw"])
+        return
+    from benchmarks.papers import Options, run_papers
+
+    run_papers(Options(**given))
 
 
 if __name__ == "__main__":

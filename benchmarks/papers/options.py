@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.papers.network import check_backbone
+from benchmarks.papers.training import check_backbone
 
 FRAMINGS = ("full_frame", "centre_crop")
 

@@ -1,20 +1,30 @@
-"""What the benchmark found, as Markdown, JSON and plots."""
+"""What was measured, as Markdown, JSON and plots: all drawn from what JSON holds."""
 
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.papers.findings import CHANNELS, CURVE, Findings
-from benchmarks.papers.published import NOT_AT_HAND
-from benchmarks.papers.relations import RULES, Relation
-from benchmarks.papers.rows import list_tables
+from benchmarks.papers import names, published
+from benchmarks.papers.methods import BASELINES, make_direct_methods
+from benchmarks.papers.published import PUBLISHED, Published
+from benchmarks.papers.relations import RULES, Relation, find_relations
+from benchmarks.papers.transferred_weights import PAIR_SCORES
 from keras_embcam.evaluation import Report
+from keras_embcam.evaluation.markdown import draw_table, format_number
 from keras_embcam.evaluation.plots import draw_plots
 from keras_embcam.evaluation.report import TABLES
 
+CURVE = "Localisation accuracy by threshold"
+CHANNELS = "Heatmap ratio by top channels"
+NONE_PUBLISHED = "–"
+PUBLISHED_COLUMNS = {
+    "ratio_box": "published ratio box",
+    "ratio_mask": "published ratio mask",
+    "localization": "published IoU>=0.5 at 0.2",
+}
 MOST_SHOWN = 0.5  # thresholds of the curve that are printed
 COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("ratio_box", "ratio box", 3),
@@ -36,162 +46,225 @@ COLUMNS: tuple[tuple[str, str, int], ...] = (
 )
 
 
-def write_files(found: Findings, folder: Path) -> list[Path]:
+def write_files(content: Mapping[str, Any], folder: Path) -> list[Path]:
     """Print the tables, and write them with the plots.
 
     Args:
-        found: by the benchmark.
+        content: see `measure.run_papers`.
         folder: that exists.
 
     Returns:
         The files.
     """
-    text = to_markdown(found)
+    content = json.loads(Report([dict(content)], {}).to_json())["rows"][0]
+    written = write_tables(content, folder)
+    return written + draw_plots(content["rows"], content["curves"], folder)
+
+
+def write_tables(content: dict[str, Any], folder: Path) -> list[Path]:
+    """Print the tables of figures as JSON holds them, and write both anew."""
+    content["published"] = {
+        name: figures._asdict() for name, figures in PUBLISHED.items()
+    }
+    relations = _find_relations(content)
+    content["relations"] = [x._asdict() for x in relations]
+    text = to_markdown(content, relations)
     print(text)
     written = [folder / "tables.md", folder / "tables.json"]
     written[0].write_text(text + "\n", encoding="utf-8")
-    content = {
-        "settings": found.settings(),
-        "options": found.options.describe(),
-        "central_box_share": found.share,
-        "recall": found.recall,
-        "published": {x.title: x.rows for x in list_tables(found.share)},
-        "rows": list(found.rows().values()),
-        "curves": found.curves(),
-        "faithfulness": found.faithfulness.rows if found.faithfulness else [],
-        "seconds_to_fit": found.seconds,
-        "relations": [
-            x._asdict() | {"verdict": x.verdict()} for x in found.relations()
-        ],
-        "notes": all_notes(found),
-    }
     whole = json.loads(Report([content], {}).to_json())["rows"][0]
     written[1].write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    rows = list(found.rows().values())
-    return written + draw_plots(rows, found.curves(), folder)
+    return written
 
 
-def to_markdown(found: Findings) -> str:
+def redraw_tables(folder: Path) -> list[Path]:
+    """Write `tables.md` again from the figures of `tables.json`; nothing is measured.
+
+    For new published figures, relations or words.
+
+    Args:
+        folder: of an earlier run.
+
+    Returns:
+        The files.
+
+    Raises:
+        FileNotFoundError: where the folder holds no `tables.json`.
+    """
+    content = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+    return write_tables(content, folder)
+
+
+def to_markdown(content: Mapping[str, Any], relations: Sequence[Relation]) -> str:
     """Return all tables as text."""
-    parts = ["# Benchmark on CUB: the papers' tables beside our figures"]
-    settings = found.settings()
-    parts.append("\n".join(f"- {key}: {_text(x)}" for key, x in settings.items()))
-    parts.append(
-        "The column of published figures holds what was at hand of the papers; "
-        f'"{NOT_AT_HAND}" is a row of their tables whose figure was not, and "ours" '
-        "a row that they do not have. +L differentiates the triplet loss itself, as "
-        "in the paper; -L what makes the image like its class. Ratio: the share of "
-        "the heat inside the box; uniform: "
-        f"{_find_uniform(found.single.rows):.3f} here. Ratios are means over the maps "
-        "that are not empty, whose share is in its own column. n/a: what this data "
-        "does not have, or what was not measured."
-    )
-    rows = found.rows()
-    for table in list_tables(found.share):
-        parts += [f"## {table.title}", draw_table(rows, table.rows)]
-    parts += ["## Localisation over thresholds", _draw_curves(found)]
-    curve = found.curves().get(CHANNELS)
-    if curve is not None:
-        parts.append("## Heatmap ratio by the number of top channels (figure 7a)")
-        parts.append(_draw_curve(curve, "channels"))
+    rows = _by_method(content)
+    uniform = rows[names.UNIFORM]["ratio_box"]
+    settings = content["settings"].items()
+    parts = [
+        "# CUB: the papers' tables beside our figures",
+        "\n".join(f"- {key}: {_text(x)}" for key, x in settings),
+        f'"{NONE_PUBLISHED}": no figure is published. +L differentiates the triplet '
+        "loss itself, as in the paper; -L what makes the image like its class. Ratio: "
+        "the share of the heat inside the box; uniform: "
+        f"{uniform:.3f} here. Ratios are means over the maps that are not empty, whose "
+        "share is in its own column. n/a: what this data does not have, or what was "
+        "not measured.",
+        published.SETTING,
+    ]
+    for title, rows_of_table in list_tables(content["central_box_share"]).items():
+        parts += [f"## {title}", draw_methods(rows, rows_of_table)]
+    parts.append("## Localisation over thresholds")
+    for title, curve in content["curves"].items():
+        if title.startswith(CURVE):
+            parts += [title.removeprefix(f"{CURVE}, ").capitalize(), _across(curve)]
+    if CHANNELS in content["curves"]:
+        parts.append("## Heatmap ratio by the number of top channels")
+        parts.append(_down(content["curves"][CHANNELS]))
     parts += ["## What the papers report, and what came out here", RULES]
-    parts.append(_draw_relations(found.relations()))
-    if found.faithfulness is not None:
-        parts += ["## Faithfulness", _draw_faithfulness(found.faithfulness)]
-    parts += ["## Notes", "\n".join(f"- {note}" for note in all_notes(found))]
+    parts.append(_draw_relations(relations))
+    if content["faithfulness"]:
+        parts += ["## Faithfulness", _draw_faithfulness(content["faithfulness"])]
+    parts += ["## Notes", "\n".join(f"- {note}" for note in content["notes"])]
     return "\n\n".join(parts)
 
 
-def all_notes(found: Findings) -> list[str]:
-    """Return the notes of all parts, each once."""
-    notes = [*found.notes, *found.single.notes, *found.lent.notes]
-    notes += found.ratio_only.notes
-    if found.faithfulness is not None:
-        notes += found.faithfulness.notes
-    return list(dict.fromkeys(notes))
+def list_tables(share: float) -> dict[str, list[str]]:
+    """Return the names of the rows of each table, by its title.
+
+    Args:
+        share: of each side, of the central box.
+    """
+    transferred = [
+        names.name_transferred(weighting, sign, variant)
+        for weighting in names.WEIGHTINGS
+        for sign in names.SIGNS
+        for variant in names.VARIANTS
+    ]
+    transferred += [
+        names.name_transferred("gradcam", sign, variant)
+        for score in PAIR_SCORES
+        for sign in names.SIGNS
+        for variant in (score, f"{score}, top 50")
+    ]
+    return {
+        f"{published.BACHHAWAT}: table 1": [
+            names.SINGLE,
+            names.SINGLE_TOP,
+            names.MEAN,
+            names.MEAN_TOP,
+            names.MEAN_OF_OTHERS,
+            names.UNIFORM,
+        ],
+        f"{published.CHEN}: table 1, weights transferred from training images": [
+            *transferred,
+            names.UNIFORM_OF_CHEN,
+        ],
+        "Back-propagation from triplets and pairs of the test images": [
+            method.name for method in make_direct_methods()
+        ],
+        f"Baselines (box of {share} of each side) and our preset": [
+            names.SINGLE,
+            names.MEAN,
+            *BASELINES.values(),
+            names.CENTRAL_BOX,
+            names.LOCALIZE,
+            names.LOCALIZE_MEAN,
+        ],
+    }
 
 
-def draw_table(rows: Mapping[str, Any], published: Mapping[str, str]) -> str:
+def draw_methods(rows: Mapping[str, Any], methods: Sequence[str]) -> str:
     """Return a table of some methods, without columns that none of them has.
 
     Args:
         rows: by method.
-        published: what to write beside each method.
+        methods: names of the rows.
 
     Example:
 
-    >>> print(draw_table({"mine": {"ratio_box": 0.5}}, {"mine": "ours"}))
-    | method | published | ratio box | ratio mask |
-    | --- | --- | --- | --- |
-    | mine | ours | 0.500 | n/a |
+    >>> print(draw_methods({"uniform": {"ratio_box": 0.5}}, ["uniform"]))
+    | method | published ratio box | published ratio mask | ratio box | ratio mask |
+    | --- | --- | --- | --- | --- |
+    | uniform | 0.522 | 0.274 | 0.500 | n/a |
     """
+    reported = [PUBLISHED.get(name, Published()) for name in methods]
+    theirs = {
+        column: heading
+        for column, heading in PUBLISHED_COLUMNS.items()
+        if any(getattr(x, column) is not None for x in reported)
+    }
     always = ("ratio_box", "ratio_mask")
-    columns = [
+    ours = [
         x
         for x in COLUMNS
-        if x[0] in always or any(x[0] in rows.get(name, {}) for name in published)
+        if x[0] in always or any(x[0] in rows.get(name, {}) for name in methods)
     ]
-    lines = [["method", "published", *[x[1] for x in columns]]]
-    for name, text in published.items():
-        row = rows.get(name, {})
-        cells = [_number(row.get(key, math.nan), digits) for key, _, digits in columns]
-        lines.append([name, text, *cells])
-    return _join(lines)
+    lines = []
+    for name, figures in zip(methods, reported, strict=True):
+        row = rows.get(names.UNIFORM if name == names.UNIFORM_OF_CHEN else name, {})
+        cells = [_with_deviation(figures, column) for column in theirs]
+        cells += [format_number(row.get(key, math.nan), n) for key, _, n in ours]
+        lines.append([name, *cells])
+    headings = ["method", *theirs.values(), *[heading for _, heading, _ in ours]]
+    return draw_table(headings, lines)
 
 
-def _draw_relations(relations: Iterable[Relation]) -> str:
-    lines = [["the papers report", "rows", "first", "second", "outcome"]]
+def _with_deviation(figures: Published, column: str) -> str:
+    value = getattr(figures, column)
+    deviation = getattr(figures, f"{column}_std", None)
+    if value is None:
+        return NONE_PUBLISHED
+    return f"{value:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+
+
+def _by_method(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["method"]: row for row in content["rows"]}
+
+
+def _find_relations(content: Mapping[str, Any]) -> list[Relation]:
+    found = [x for title, x in content["curves"].items() if title.startswith(CURVE)]
+    localization = {
+        "x": found[0]["x"],
+        "y": {name: y for curve in found for name, y in curve["y"].items()},
+    }
+    by_channels = content["curves"].get(CHANNELS, {})
+    seconds = content["seconds_to_fit"]
+    return find_relations(_by_method(content), localization, by_channels, seconds)
+
+
+def _draw_relations(relations: Sequence[Relation]) -> str:
+    headings = ["the papers report", "rows", "published", "here", "outcome"]
+    lines = []
     for x in relations:
-        figures = [_number(x.first, 4), _number(x.second, 4)]
-        lines.append([x.claim, x.where, *figures, x.verdict()])
-    return _join(lines)
+        here = f"{format_number(x.first, 3)} / {format_number(x.second, 3)}"
+        lines.append([x.claim, x.where, x.published, here, x.outcome])
+    return draw_table(headings, lines)
 
 
-def _draw_curves(found: Findings) -> str:
-    texts = []
-    for title, curve in found.curves().items():
-        if title.startswith(CURVE):
-            shown = [x for x in curve["x"] if x <= MOST_SHOWN]
-            lines = [["method", *map(str, shown)]]
-            for name, values in curve["y"].items():
-                cells = [_number(x, 3) for x in values[: len(shown)]]
-                lines.append([name, *cells])
-            texts += [title.removeprefix(f"{CURVE}, ").capitalize(), _join(lines)]
-    return "\n\n".join(texts)
-
-
-def _draw_curve(curve: Mapping[str, Any], heading: str) -> str:
-    lines = [[heading, *curve["y"]]]
-    for place, x in enumerate(curve["x"]):
-        lines.append([str(x), *[_number(y[place], 3) for y in curve["y"].values()]])
-    return _join(lines)
-
-
-def _draw_faithfulness(report: Report) -> str:
-    keys = {x[0] for title in ("Faithfulness", "Cost") for x in TABLES[title]}
-    rows = [
-        {k: v for k, v in row.items() if k in keys | {"method"}} for row in report.rows
+def _across(curve: Mapping[str, Any]) -> str:
+    shown = [x for x in curve["x"] if x <= MOST_SHOWN]
+    lines = [
+        [name, *[format_number(x, 3) for x in values[: len(shown)]]]
+        for name, values in curve["y"].items()
     ]
-    return Report(rows, {}).to_markdown().strip()
+    return draw_table(["method", *map(str, shown)], lines)
 
 
-def _find_uniform(rows: list[dict[str, Any]]) -> float:
-    [row] = [row for row in rows if row["method"] == "uniform"]
-    return float(row["ratio_box"])
+def _down(curve: Mapping[str, Any]) -> str:
+    lines = [
+        [x, *[format_number(y[place], 3) for y in curve["y"].values()]]
+        for place, x in enumerate(curve["x"])
+    ]
+    return draw_table(["channels", *curve["y"]], lines)
 
 
-def _number(value: Any, num_digits: int) -> str:
-    if not isinstance(value, int | float):
-        return str(value)
-    return "n/a" if math.isnan(value) else f"{value:.{num_digits}f}"
+def _draw_faithfulness(rows: Sequence[Mapping[str, Any]]) -> str:
+    keys = {x[0] for title in ("Faithfulness", "Cost") for x in TABLES[title]}
+    kept = [{k: v for k, v in x.items() if k in keys | {"method"}} for x in rows]
+    return Report(kept, {}).to_markdown().strip()
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {x}" for key, x in value.items())
     return re.sub(r"[\[\]]", "", str(value))
-
-
-def _join(lines: list[list[str]]) -> str:
-    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from benchmarks.papers import rows as rows_of
-from benchmarks.papers.birds import Examples, choose_central_box, load_half
-from benchmarks.papers.findings import Findings
-from benchmarks.papers.network import (
+from benchmarks.papers import methods as methods_of
+from benchmarks.papers import names
+from benchmarks.papers.cub_halves import Examples, choose_central_box, load_half
+from benchmarks.papers.options import Options
+from benchmarks.papers.settings_and_figures import describe, join_rows, list_curves
+from benchmarks.papers.tables import write_files
+from benchmarks.papers.training import (
     build_network,
     measure_recall,
     train_network,
 )
-from benchmarks.papers.options import Options
-from benchmarks.papers.tables import write_files
-from benchmarks.papers.transfer import (
-    BY_CHANNELS,
+from benchmarks.papers.transferred_weights import (
     Lender,
     cut_by_channels,
     fit_databases,
@@ -55,7 +55,7 @@ class Run(NamedTuple):
     notes: list[str]
 
 
-def run_cub(options: Options) -> Findings:
+def run_papers(options: Options) -> dict[str, Any]:
     """Train or load the embedding, measure all rows, print the tables and write them.
 
     The network learns on the first half of the classes, where the central box and
@@ -66,8 +66,10 @@ def run_cub(options: Options) -> Findings:
         options: what to do.
 
     Returns:
-        What was found; the same is in the files `tables.md` and `tables.json` of the
-        folder `out`, beside plots and the trained models.
+        What `tables.json` of the folder `out` holds, beside `tables.md`, plots and the
+        trained models: "settings", "options", "central_box_share", "recall" of each
+        training, "rows" of figures, "curves", "faithfulness", "seconds_to_fit" and
+        "notes".
 
     Raises:
         ValueError: for what does not fit, such as a folder of another layout.
@@ -92,23 +94,32 @@ def run_cub(options: Options) -> Findings:
         seed = options.seed + number
         print(f"run {number + 1} of {options.runs}, seed {seed}", flush=True)
         runs.append(_run_once(options, seed, train, test, share, number == 0))
-    found = Findings(
-        options=options,
-        share=share,
-        num_train=len(train["label"]),
-        num_test=len(test["label"]),
-        single=_combine([run.single for run in runs]),
-        lent=_combine([run.lent for run in runs]),
-        ratio_only=_combine([run.ratio_only for run in runs]),
-        faithfulness=runs[0].faithfulness,
-        recall=[run.recall for run in runs],
-        seconds=runs[0].seconds,
-        notes=list(dict.fromkeys(note for run in runs for note in run.notes)),
-        minutes=(time.perf_counter() - start) / 60,
-    )
-    for path in write_files(found, options.out):
+    single = _combine([run.single for run in runs])
+    lent = _combine([run.lent for run in runs])
+    ratio_only = _combine([run.ratio_only for run in runs])
+    faithfulness = runs[0].faithfulness
+    reports = [single, lent, ratio_only, *([faithfulness] if faithfulness else [])]
+    notes = [note for run in runs for note in run.notes]
+    notes += [note for report in reports for note in report.notes]
+    recall = [run.recall for run in runs]
+    sizes = len(train["label"]), len(test["label"])
+    content = {
+        "settings": {
+            **describe(options, single, sizes, recall),
+            "minutes": round((time.perf_counter() - start) / 60, 1),
+        },
+        "options": options.describe(),
+        "central_box_share": share,
+        "recall": recall,
+        "rows": join_rows(single, lent, ratio_only),
+        "curves": list_curves(single, lent, ratio_only),
+        "faithfulness": faithfulness.rows if faithfulness else [],
+        "seconds_to_fit": runs[0].seconds,
+        "notes": list(dict.fromkeys(notes)),
+    }
+    for path in write_files(content, options.out):
         print(path)
-    return found
+    return content
 
 
 def _run_once(
@@ -147,7 +158,7 @@ def _run_once(
         name=_name_model(options),
     )
     _tell("single proxies, baselines and the preset")
-    methods = rows_of.make_single_methods(share)
+    methods = methods_of.make_single_methods(share)
     calibration = _pick_few(train, CALIBRATION_IMAGES_PER_CLASS)
     single = measure(test, methods, calibration_examples=calibration)
     _tell("databases of grad-weights")
@@ -155,14 +166,14 @@ def _run_once(
     triplets = model, train["image"], train["label"], embeddings
     databases, more_notes = fit_databases(*triplets, seed)
     notes += more_notes
-    direct, more, seconds = rows_of.make_direct_methods(), [], {}
+    direct, more, seconds = methods_of.make_direct_methods(), [], {}
     lent_methods = direct
     if databases:
         lender = Lender(model, next(iter(databases.values())).conv_layer)
         lent_methods = direct + lender.make_methods(databases)
         more = _methods_by_channels(lender, databases)
     _tell("triplets and transferred weights")
-    is_localized = rows_of.is_localized
+    is_localized = methods_of.is_localized
     lent = measure(test, [x for x in lent_methods if is_localized(x.name)])
     _tell("the other scores, and numbers of channels")
     others = [x for x in lent_methods if not is_localized(x.name)]
@@ -175,7 +186,7 @@ def _run_once(
         _tell("faithfulness")
         faithfulness = measure(
             _pick_more_than(test, options.faithfulness_images),
-            rows_of.make_faithfulness_methods(),
+            methods_of.make_faithfulness_methods(),
             metrics=(),
             faithfulness_images=options.faithfulness_images,
             num_timings=3,
@@ -190,12 +201,12 @@ def _combine(reports: list[Report]) -> Report:
     """
     if len(reports) == 1:
         return reports[0]
-    names = [{row["method"] for row in report.rows} for report in reports]
-    shared = set.intersection(*names)
+    measured = [{row["method"] for row in report.rows} for report in reports]
+    shared = set.intersection(*measured)
     for report in reports:
         report.rows = [row for row in report.rows if row["method"] in shared]
     combined = Report.combine(reports)
-    missing = sorted(set.union(*names) - shared)
+    missing = sorted(set.union(*measured) - shared)
     if missing:
         combined.notes.append(
             f"Rows that not all trainings have are missing: {missing}"
@@ -206,7 +217,7 @@ def _combine(reports: list[Report]) -> Report:
 def _methods_by_channels(lender: Lender, databases: Any) -> list[Method]:
     cuts = cut_by_channels(databases)
     counts = list_counts(next(iter(databases.values())).num_channels)
-    curve = f"{BY_CHANNELS}average proxy, top"
+    curve = f"{names.BY_CHANNELS}average proxy, top"
     return lender.make_methods(cuts) + [
         Method(f"{curve} {number}", "class_mean", top_channels=number)
         for number in counts

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from benchmarks.papers import names
 from keras_embcam import method as core
 from keras_embcam.evaluation import Method
 from keras_embcam.heatmaps import combine_channels, resize_heatmaps
@@ -21,40 +22,16 @@ from keras_embcam.transfer.triplet_draws import TripletDraws
 
 Tensor = Any
 
-WEIGHTINGS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
-SIGNS = {+1: "+L", -1: "-L"}  # the paper's, and what makes the image like its class
 MARGIN = 0.2
 NUM_TRIPLETS = 50
 TOP_CHANNELS = 50
 NUM_CLUSTERS = 50
-# What each database of 50 triplets is cut to; the order of the rows of the table.
-VARIANTS = (
-    "single triplet",
-    "50 triplets",
-    "50 triplets, top 50",
-    "50 triplets, top 50, 50 centres",
-    "50 triplets, top 1",
-)
 CHANNEL_COUNTS = tuple(x * 10**power for power in range(4) for x in (1, 2, 5))
 # Classes, and images of each, that are timed.
 NUM_TIMED = 8
 # Above the largest squared distance of unit embeddings.
 TIMED_MARGIN = 5.0
-# Begins the names of methods that are points of a curve and no rows.
-BY_CHANNELS = "by channels: "
-
 Databases = dict[str, GradWeightDatabase]
-
-
-def name_row(weighting: str, sign: int, variant: str) -> str:
-    """Return the name of a row.
-
-    Example:
-
-    >>> name_row("gradcam++", -1, "single triplet")
-    'Grad-CAM++, -L, single triplet'
-    """
-    return f"{WEIGHTINGS[weighting]}, {SIGNS[sign]}, {variant}"
 
 
 def fit_databases(
@@ -100,10 +77,10 @@ def fit_databases(
             second = GradWeightDatabase.fit(model, images, labels, sign=-1, **options)
         return {1: first, -1: second}
 
-    for weighting in WEIGHTINGS:
+    for weighting in names.WEIGHTINGS:
         single = fit(weighting, num_triplets=1)
         several = fit(weighting, num_triplets=NUM_TRIPLETS)
-        for sign in SIGNS:
+        for sign in names.SIGNS:
             cut = keep_channels(several[sign], TOP_CHANNELS)
             made = (
                 single[sign],
@@ -112,12 +89,12 @@ def fit_databases(
                 cut.compress(min(NUM_CLUSTERS, len(cut)), seed=seed),
                 keep_channels(several[sign], 1),
             )
-            for variant, database in zip(VARIANTS, made, strict=True):
-                found[name_row(weighting, sign, variant)] = database
+            for variant, database in zip(names.VARIANTS, made, strict=True):
+                found[names.name_transferred(weighting, sign, variant)] = database
     for score, loss in PAIR_SCORES.items():
         for sign, whole in fit("gradcam", loss=loss).items():
-            found[name_row("gradcam", sign, score)] = whole
-            name = name_row("gradcam", sign, f"{score}, top 50")
+            found[names.name_transferred("gradcam", sign, score)] = whole
+            name = names.name_transferred("gradcam", sign, f"{score}, top 50")
             found[name] = keep_channels(whole, TOP_CHANNELS)
     return found, notes
 
@@ -208,8 +185,10 @@ def cut_by_channels(databases: Databases) -> Databases:
     """
     found = {}
     for weighting, sign in (("gradcam", 1), ("gradcam", -1), ("gradcam++", 1)):
-        whole = databases[name_row(weighting, sign, VARIANTS[1])]
-        curve = BY_CHANNELS + name_row(weighting, sign, "transferred")
+        whole = databases[names.name_transferred(weighting, sign, names.VARIANTS[1])]
+        curve = names.BY_CHANNELS + names.name_transferred(
+            weighting, sign, "transferred"
+        )
         for number in list_counts(whole.num_channels):
             found[f"{curve}, top {number}"] = keep_channels(whole, number)
     return found
@@ -239,16 +218,16 @@ def measure_fit_times(
     With a margin so wide that all triplets are active.
 
     Args:
-        model: see `fit_databases`, also for the next.
-        images: as well.
-        labels: as well.
-        embeddings: as well.
+        model: of the images.
+        images: (n, H, W, 3) of the training set.
+        labels: (n,).
+        embeddings: (n, d) raw, of the same images.
         num_timings: turns of each.
     """
     classes, counts = np.unique(labels, return_counts=True)
     chosen = classes[counts > 1][:NUM_TIMED]
     rows = np.concatenate([np.flatnonzero(labels == x)[:NUM_TIMED] for x in chosen])
-    seconds: dict[str, list[float]] = {weighting: [] for weighting in WEIGHTINGS}
+    seconds: dict[str, list[float]] = {weighting: [] for weighting in names.WEIGHTINGS}
     for _ in range(num_timings):
         for weighting, found in seconds.items():
             start = time.perf_counter()
