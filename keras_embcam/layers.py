@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_embcam.unit_vectors import normalize_rows
+
 
 @keras.saving.register_keras_serializable(package="keras_embcam")
 class Proxies(keras.layers.Layer):
@@ -81,8 +83,8 @@ class Proxies(keras.layers.Layer):
         )
 
     def call(self, embeddings: Any) -> Any:
-        unit_proxies = _normalize(ops.convert_to_tensor(self.proxies))
-        return ops.matmul(_normalize(embeddings), ops.transpose(unit_proxies))
+        unit_proxies = normalize_rows(ops.convert_to_tensor(self.proxies))
+        return ops.matmul(normalize_rows(embeddings), ops.transpose(unit_proxies))
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...]
@@ -95,14 +97,3 @@ class Proxies(keras.layers.Layer):
             "num_classes": self.num_classes,
             "initializer": keras.initializers.serialize(self.initializer),
         }
-
-
-def _normalize(vectors: Any) -> Any:
-    """Divide by the length; a zero vector stays zero, with a zero gradient.
-
-    ``keras.ops.normalize`` would send it 1e7 times the gradient that comes in.
-    """
-    squared_lengths = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-    has_direction = squared_lengths > 1e-24
-    inverse_lengths = ops.rsqrt(ops.where(has_direction, squared_lengths, 1.0))
-    return vectors * ops.where(has_direction, inverse_lengths, 0.0)

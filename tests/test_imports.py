@@ -54,8 +54,8 @@ def imports_of(path, everywhere=False):
         for name in names:
             if name.startswith("keras_embcam."):
                 found.add(name.split(".")[1])
-    # The one small module that every part may share.
-    return found - {part_of(path), "keras_private"}
+    # The small modules that every part may share.
+    return found - {part_of(path), "keras_private", "unit_vectors"}
 
 
 GRAPH: dict[str, set[str]] = {}

@@ -5,7 +5,8 @@ from typing import Any
 from keras import ops
 
 from keras_embcam.losses.batch_loss import BatchLoss, flatten_labels
-from keras_embcam.losses.pairwise import mask_pairs, normalize_embeddings
+from keras_embcam.losses.pairwise import mask_pairs
+from keras_embcam.unit_vectors import normalize_rows
 
 
 class PairLoss(BatchLoss):
@@ -22,7 +23,7 @@ class PairLoss(BatchLoss):
         raise NotImplementedError
 
     def compute(self, labels: Any, predictions: Any) -> Any:
-        return self.compare(normalize_embeddings(predictions), *mask_pairs(labels))
+        return self.compare(normalize_rows(predictions), *mask_pairs(labels))
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         embeddings = ops.convert_to_tensor(y_pred, dtype=self.dtype)

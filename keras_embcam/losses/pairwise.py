@@ -21,31 +21,6 @@ def check_distance_metric(distance_metric: str) -> str:
     return distance_metric
 
 
-def normalize_embeddings(embeddings: Any) -> Any:
-    """Divide each embedding by its length.
-
-    An embedding of zero length has no direction: it stays zero and gets a zero
-    gradient, where dividing by a small epsilon would send it a gradient of 1/epsilon.
-
-    Args:
-        embeddings: tensor (n, d), float32 or float64.
-
-    Returns:
-        The unit embeddings, (n, d).
-
-    Example:
-    >>> print(normalize_embeddings(ops.array([[3.0, 4.0], [0.0, 0.0]])).numpy())
-    [[0.6 0.8]
-     [0.  0. ]]
-    """
-    squared_lengths = ops.sum(ops.square(embeddings), axis=-1, keepdims=True)
-    has_direction = squared_lengths > 1e-24
-    # The inner where keeps infinity out of the gradient, the outer one only out of
-    # the value.
-    inverse_lengths = ops.rsqrt(ops.where(has_direction, squared_lengths, 1.0))
-    return embeddings * ops.where(has_direction, inverse_lengths, 0.0)
-
-
 def measure_distances(unit_embeddings: Any, distance_metric: str = "L2") -> Any:
     """Measure the distance of each embedding to each other one.
 

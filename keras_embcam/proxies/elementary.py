@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_embcam.keras_private import flatten_layers
+from keras_embcam.unit_vectors import normalize_rows
 
 Tensor = Any
 
@@ -29,12 +30,7 @@ def single_point(embeddings: Tensor) -> Tensor:
     >>> np.asarray(single_point([[3.0, 4.0]]))
     array([[0.6, 0.8]], dtype=float32)
     """
-    embeddings = to_float32(embeddings)
-    # Scaled first: the square of a small or large float32 is none.
-    largest = ops.max(ops.abs(embeddings), axis=-1, keepdims=True, initial=0.0)
-    scaled = embeddings / ops.where(largest > 0, largest, 1.0)
-    length = ops.sqrt(ops.sum(ops.square(scaled), axis=-1, keepdims=True))
-    return scaled / ops.where(length > 0, length, 1.0)
+    return normalize_rows(to_float32(embeddings))
 
 
 def one_hot(indices: Any, dimension: int) -> Tensor:
