@@ -4,18 +4,14 @@ import functools
 import importlib
 import importlib.util
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 
 import keras
 
 PACKAGE = "tensorflow_addons"
-# The one module of Keras 2 that the losses import; they take one name from it, for a
-# type annotation.
-MISSING_MODULE = "keras.src.engine.keras_tensor"
-_LOCK = threading.Lock()
+# A package of Keras 2 that Keras 3 lacks. From its module `keras_tensor` the losses
+# import one name, for a type annotation.
+ENGINE = "keras.src.engine"
 
 
 @functools.cache
@@ -56,43 +52,26 @@ def import_addons_losses() -> ModuleType:
         )
     package = ModuleType(PACKAGE)
     package.__path__ = list(spec.submodule_search_locations)
-    engine, keras_tensor = ModuleType("keras.src.engine"), ModuleType(MISSING_MODULE)
+    engine, keras_tensor = ModuleType(ENGINE), ModuleType(f"{ENGINE}.keras_tensor")
     engine.keras_tensor = keras_tensor  # type: ignore[attr-defined]
     keras_tensor.KerasTensor = keras.KerasTensor  # type: ignore[attr-defined]
-    stand_ins = {
-        PACKAGE: package,
-        "keras.src.engine": engine,
-        MISSING_MODULE: keras_tensor,
-    }
-    with _lend_modules(stand_ins):
-        try:
-            return importlib.import_module(f"{PACKAGE}.losses")
-        except ImportError as error:
-            raise ImportError(
-                f"The losses of tensorflow-addons could not be imported: {error}. Run "
-                "pip install 'keras-embcam[addons]' for the version that was tried and "
-                "what it needs."
-            ) from error
+    before = _remove_modules()
+    sys.modules.update({x.__name__: x for x in (package, engine, keras_tensor)})
+    try:
+        return importlib.import_module(f"{PACKAGE}.losses")
+    except ImportError as error:
+        raise ImportError(
+            f"The losses of tensorflow-addons could not be imported: {error}. Run pip "
+            "install 'keras-embcam[addons]' for the version that was tried and what "
+            "it needs."
+        ) from error
+    finally:
+        _remove_modules()
+        sys.modules.update(before)
 
 
-@contextmanager
-def _lend_modules(stand_ins: dict[str, ModuleType]) -> Iterator[None]:
-    """Put modules into ``sys.modules`` for a while, then take away what came of it."""
-
-    def is_concerned(name: str) -> bool:
-        return name in stand_ins or name.startswith(f"{PACKAGE}.")
-
-    with _LOCK:
-        before = {
-            name: sys.modules.pop(name)
-            for name in list(sys.modules)
-            if is_concerned(name)
-        }
-        sys.modules.update(stand_ins)
-        try:
-            yield
-        finally:
-            for name in list(sys.modules):
-                if is_concerned(name):
-                    del sys.modules[name]
-            sys.modules.update(before)
+def _remove_modules() -> dict[str, ModuleType]:
+    """Take the stand-ins, and what was imported below them, out of `sys.modules`."""
+    packages = (f"{PACKAGE}.", f"{ENGINE}.")
+    found = [name for name in sys.modules if f"{name}.".startswith(packages)]
+    return {name: sys.modules.pop(name) for name in found}

@@ -1,7 +1,7 @@
 """Make the heatmaps of birds whose Otsu thresholds ``record_otsu.py`` records.
 
-Needs the package and the photographs and weights of KERAS_EMBCAM_TEST_DATA, so it is
-run by hand: ``python tests/witnesses/bird_heatmaps.py``.
+Needs the package and the data of KERAS_EMBCAM_TEST_DATA, so it is run by hand:
+``python tests/witnesses/bird_heatmaps.py``.
 """
 
 import os
