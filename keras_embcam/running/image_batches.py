@@ -19,6 +19,7 @@ from keras_embcam.running.image_files import (
     read_image,
     resize_image,
 )
+from keras_embcam.running.preprocessing import get_preprocessing
 
 NUM_NAMED = 10
 
@@ -58,7 +59,8 @@ class ImageSource:
             are together as far as they agree.
         model: whose inputs the images must fit.
         batch_size: of the batches, where the source is not batched by itself.
-        preprocessing_function: applied to the images of each batch, or None.
+        preprocessing_function: applied to the images of each batch, or a name of
+            `get_preprocessing`, or None.
         image_size: (H, W) that files and Pillow images are resized to; None for the
             size that the model states.
         strict: whether a file that cannot be read is an error. Otherwise it is left
@@ -78,7 +80,7 @@ class ImageSource:
         images: Any,
         model: keras.Model,
         batch_size: int,
-        preprocessing_function: Callable | None = None,
+        preprocessing_function: str | Callable | None = None,
         *,
         image_size: tuple[int, int] | None = None,
         strict: bool = True,
@@ -89,7 +91,7 @@ class ImageSource:
             )
         self._model = model
         self._batch_size = batch_size
-        self._preprocess = preprocessing_function
+        self._preprocess = get_preprocessing(preprocessing_function)
         self._images = images
         self._strict = strict
         self._image_size = check_image_size(image_size)
