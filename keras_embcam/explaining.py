@@ -34,7 +34,7 @@ def explain(
     resize: bool = ...,
     normalize: bool = ...,
     details: Literal[False] = ...,
-    preprocessing_function: Callable[..., Any] | None = ...,
+    preprocessing_function: str | Callable[..., Any] | None = ...,
     image_size: tuple[int, int] | None = ...,
     strict: bool = ...,
     batch_size: int = ...,
@@ -59,7 +59,7 @@ def explain(
     resize: bool = ...,
     normalize: bool = ...,
     details: Literal[True],
-    preprocessing_function: Callable[..., Any] | None = ...,
+    preprocessing_function: str | Callable[..., Any] | None = ...,
     image_size: tuple[int, int] | None = ...,
     strict: bool = ...,
     batch_size: int = ...,
@@ -83,7 +83,7 @@ def explain(
     resize: bool = True,
     normalize: bool = True,
     details: bool = False,
-    preprocessing_function: Callable[..., Any] | None = None,
+    preprocessing_function: str | Callable[..., Any] | None = None,
     image_size: tuple[int, int] | None = None,
     strict: bool = False,
     batch_size: int = 32,
@@ -98,9 +98,9 @@ def explain(
 
     Args:
         model: any Keras model with channels_last images.
-        images: (n, H, W, c) in the range that the model expects, a list of files, a
-            folder, or a `tf.data.Dataset` that fits into memory. Files are read in
-            [0, 255].
+        images: (n, H, W, c) in the range that the model expects, a folder, a list of
+            files or of Pillow images, or a `tf.data.Dataset` or `keras.utils.PyDataset`
+            that fits into memory. Files are read in [0, 255], upright.
         proxies: what to explain: (d,) for all images, (n, d), (n, m, d) for m maps of
             each image, or a function of the embeddings; None for the image's own unit
             embedding (*single point*).
@@ -125,19 +125,19 @@ def explain(
         details: True to return embeddings, scores and images too.
         preprocessing_function: applied to each batch of images before the model, where
             that does not scale them itself, such as
-            `keras.applications.mobilenet_v2.preprocess_input`.
-        image_size: (H, W) that files are resized to; None for the size that the model
-            states, and for their own where it takes any.
-        strict: True to raise for a file that cannot be read; otherwise it is left out
-            and named in a warning.
+            `keras.applications.mobilenet_v2.preprocess_input`, or by name:
+            "mobilenet_v2" (any of `keras.applications`), "imagenet", "0,1", "-1,1".
+        image_size: (H, W) that files are resized to, for a model of images of any size;
+            None for the size of the model, else that of each file.
+        strict: True to raise at a file that cannot be read; False to leave it out, with
+            a warning that names it.
         batch_size: images at a time, >= 1, where they are not batched.
         verbose: 1 for a progress bar.
 
     Returns:
         (n, H, W) float32 in [0, 1], or (n, m, H, W) for m proxies an image (with
         ``normalize=False``: >= 0); with ``details`` an `Explanation`. A map without
-        any heat is all zero. Of files of different sizes, where the model takes any, a
-        list of n arrays.
+        any heat is all zero. Where files have several sizes, a list of n maps.
 
     Raises:
         ValueError: for images, layers, labels or proxies that do not fit, or an
@@ -184,27 +184,26 @@ def explain(
             return whole.heatmaps
         # Of the images a copy: they may be views of the caller's array.
         return whole._replace(images=tree.map_structure(np.array, whole.images))
-    heatmaps = _join([batch.heatmaps for batch in batches])
+    heatmaps = _join(*[batch.heatmaps for batch in batches])
     if not details:
         return heatmaps
+    has_files = batches[0].files is not None
     return Explanation(
         heatmaps,
         np.concatenate([batch.embeddings for batch in batches]),
         np.concatenate([batch.scores for batch in batches]),
-        tree.map_structure(
-            lambda *arrays: _join(list(arrays)), *[batch.images for batch in batches]
-        ),
-        None
-        if batches[0].files is None
-        else [file for batch in batches for file in batch.files or []],
+        tree.map_structure(_join, *[batch.images for batch in batches]),
+        [path for batch in batches for path in batch.files or ()]
+        if has_files
+        else None,
     )
 
 
-def _join(arrays: list[np.ndarray]) -> Any:
-    """Return batches as one array, or as a list of images if these differ in size."""
+def _join(*arrays: np.ndarray) -> Any:
+    """Return all rows as one array, or as a list where they differ in size."""
     if len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
-    return [image for array in arrays for image in array]
+    return [row for array in arrays for row in array]
 
 
 def explain_batches(
@@ -222,7 +221,7 @@ def explain_batches(
     preset: str | None = None,
     resize: bool = True,
     normalize: bool = True,
-    preprocessing_function: Callable[..., Any] | None = None,
+    preprocessing_function: str | Callable[..., Any] | None = None,
     image_size: tuple[int, int] | None = None,
     strict: bool = False,
     batch_size: int = 32,
@@ -247,9 +246,10 @@ def explain_batches(
         preset: a name that stands for layers and weighting, or None.
         resize: True for maps of the size of the images.
         normalize: True to divide each map by its maximum.
-        preprocessing_function: applied to each batch of images before the model.
+        preprocessing_function: applied to each batch of images before the model, or
+            its name.
         image_size: (H, W) that files are resized to, or None.
-        strict: True to raise for a file that cannot be read.
+        strict: True to raise at a file that cannot be read.
         batch_size: images at a time, >= 1, where they are not batched.
         verbose: 1 for a progress bar.
 
@@ -313,7 +313,9 @@ def embed(
     *,
     conv_layer: Any = None,
     embedding_layer: Any = None,
-    preprocessing_function: Callable[..., Any] | None = None,
+    preprocessing_function: str | Callable[..., Any] | None = None,
+    image_size: tuple[int, int] | None = None,
+    strict: bool = False,
     batch_size: int = 32,
 ) -> np.ndarray:
     """Return the raw embeddings that `explain` explains, without its heatmaps.
@@ -325,7 +327,10 @@ def embed(
         conv_layer: the layer that `explain` is asked to explain, where that is not the
             default one.
         embedding_layer: the layer that makes the embedding, or None for the output.
-        preprocessing_function: applied to each batch of images before the model.
+        preprocessing_function: applied to each batch of images before the model, or
+            its name.
+        image_size: (H, W) that files are resized to, or None.
+        strict: True to raise at a file that cannot be read.
         batch_size: images at a time, >= 1, where they are not batched.
 
     Returns:
@@ -336,7 +341,14 @@ def embed(
         TypeError: for images of an unknown kind, or what is no Keras model.
     """
     check_model(model)
-    source = ImageSource(images, model, batch_size, preprocessing_function)
+    source = ImageSource(
+        images,
+        model,
+        batch_size,
+        preprocessing_function,
+        image_size=image_size,
+        strict=strict,
+    )
     method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
     batches = run_batches(model, source, method, embed_images)
     return np.concatenate([embeddings for _, (embeddings,) in batches])

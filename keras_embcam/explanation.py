@@ -14,8 +14,8 @@ class Explanation(NamedTuple):
         embeddings: (n, d) float32, raw.
         scores: (n,) float32, or (n, m): ``y . p``.
         images: (n, H, W, c) as given or read, before `preprocessing_function`.
-        files: the paths of the images that were explained, where they come from
-            files, else None. Those that could not be read are missing here.
+        files: n paths where the images come from files, without those that could not
+            be read; else None.
     """
 
     heatmaps: np.ndarray

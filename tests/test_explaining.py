@@ -239,43 +239,53 @@ def test_embed_gives_the_embeddings_of_explain() -> None:
 # Files
 
 
-def write_files(folder, sizes) -> list:
-    random = np.random.default_rng(0)
-    files = []
-    for number, size in enumerate(sizes):
-        files.append(folder / f"{number}.png")
-        keras.utils.save_img(files[-1], random.uniform(0, 255, (*size, 3)), scale=False)
-    return files
+def write_png(path, seed: int, size: tuple[int, int] = (16, 12)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    tf.io.write_file(str(path), tf.io.encode_png(pixels))
+    return path
 
 
-def make_model_of_any_size() -> keras.Model:
+def make_free_model() -> keras.Model:
     keras.utils.set_random_seed(0)
-    stack = [layers.Conv2D(4, 3, activation="relu"), layers.GlobalAveragePooling2D()]
-    return keras.Sequential([keras.Input((None, None, 3)), *stack])
+    images = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(images)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, keras.layers.Dense(3)(x))
 
 
-def test_a_file_that_cannot_be_read_is_left_out_and_named(tmp_path) -> None:
-    files = write_files(tmp_path, [(12, 12)] * 3)
-    files[1].write_bytes(b"not an image")
-    model = make_model_of_any_size()
-    proxies = np.eye(4, dtype="float32")[:3]
-    with pytest.warns(UserWarning, match=r"1 of 3 images cannot be read.*1\.png"):
-        details = explain(model, files, proxies=proxies, details=True)
-    assert details.files == [files[0], files[2]]
-    # The proxies stay with their images.
-    expected = explain(model, details.images, proxies=proxies[[0, 2]])
-    np.testing.assert_allclose(details.heatmaps, expected, atol=1e-6)
-    with pytest.raises(ValueError, match=r"Cannot read the image .*1\.png"):
-        explain(model, files, strict=True)
+def test_rows_stay_with_their_files_when_others_cannot_be_read(tmp_path) -> None:
+    """Failed before: the first unreadable file ended the run."""
+    free = make_free_model()
+    paths = [write_png(tmp_path / f"{x}.png", x) for x in range(5)]
+    proxies = np.random.default_rng(1).normal(size=(5, 3)).astype("float32")
+    expected = explain(free, paths, proxies=proxies, details=True, batch_size=2)
+    assert expected.files == paths
+    paths[2].write_bytes(b"no image")
+    kept = [0, 1, 3, 4]
+    with pytest.warns(UserWarning, match="1 of 5 images cannot be read .*2.png"):
+        found = explain(free, paths, proxies=proxies, details=True, batch_size=2)
+    assert found.files == [paths[x] for x in kept]
+    np.testing.assert_allclose(found.heatmaps, expected.heatmaps[kept], atol=1e-6)
+    np.testing.assert_allclose(found.scores, expected.scores[kept], rtol=1e-5)
+    with pytest.raises(ValueError, match="Cannot read the image '.*2.png'"):
+        explain(free, paths, proxies=proxies, strict=True)
 
 
-def test_files_of_different_sizes(tmp_path) -> None:
-    sizes = [(12, 16), (12, 16), (20, 10), (12, 16)]
-    files = write_files(tmp_path, sizes)
-    model = make_model_of_any_size()
-    details = explain(model, files, details=True)
-    assert [x.shape for x in details.heatmaps] == sizes
-    assert [x.shape[:2] for x in details.images] == sizes
-    alone = explain(model, details.images[2][None])[0]
-    np.testing.assert_allclose(details.heatmaps[2], alone, atol=1e-6)
-    assert explain(model, files, image_size=(8, 9)).shape == (4, 8, 9)
+def test_files_of_several_sizes_give_a_list_of_maps(tmp_path) -> None:
+    """Failed before: refused, `batch_size=1`."""
+    free = make_free_model()
+    sizes = [(16, 12), (12, 16), (12, 16)]
+    for number, size in enumerate(sizes):
+        write_png(tmp_path / f"{number}.png", number, size)
+    found = explain(free, tmp_path, details=True)
+    assert [x.shape for x in found.heatmaps] == sizes
+    assert [x.shape for x in found.images] == [(*x, 3) for x in sizes]
+    assert found.embeddings.shape == (3, 3) and len(found.files) == 3
+    for heatmap, path in zip(found.heatmaps, found.files, strict=True):
+        np.testing.assert_allclose(heatmap, explain(free, path)[0], atol=1e-6)
+    assert explain(free, tmp_path, image_size=(10, 8)).shape == (3, 10, 8)
+
+
+def test_arrays_have_no_files() -> None:
+    images = np.ones((2, 8, 8, 3), "float32")
+    assert explain(make_free_model(), images, details=True).files is None

@@ -52,19 +52,20 @@ def run_batches(
         ValueError: for images, layers or proxies that do not fit.
     """
     method = method.bind(model)
-    end = 0
+    num_images = 0
     for batch in source:
         inputs = tree.map_structure(ops.convert_to_tensor, batch.inputs)
         compiled = _get_compiled(model, inputs, method, function, *options)
-        num_images = len(find_images(inputs))
+        size = len(find_images(inputs))
         proxies = None
         if chooser is not None:
             width = compiled.view.embedding_width
-            proxies = chooser.choose(batch.start, num_images, batch.labels, width)
-        end = batch.start + num_images
+            proxies = chooser.choose(batch.start, size, batch.labels, width)
+        num_images = batch.start + size
         yield batch, compiled(inputs, proxies)
-    if chooser is not None and source.num_images is None:
-        chooser.check_end(end)  # otherwise checked when it was made
+    if chooser is not None:
+        # Files that could not be read count: they have their rows.
+        chooser.check_end(source.num_images or num_images)
 
 
 def run_once(
