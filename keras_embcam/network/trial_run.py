@@ -182,17 +182,22 @@ class TrialRun:
                 "own. Pass a layer that the model calls directly."
             )
 
-    def list_candidates(self, rank: int) -> str:
-        """List paths and shapes of the outputs of this rank, the last ones first."""
+    def list_candidates(self, rank: int, *, num_listed: int | None = NUM_LISTED) -> str:
+        """List paths and shapes of the outputs of this rank, the last ones first.
+
+        Args:
+            rank: of the outputs.
+            num_listed: how many at most, or None for all.
+        """
         paths = [
             self.path(call.operation)
             for call in reversed(self.calls)
             if call.shape is not None and len(call.shape) == rank
         ]
         paths = list(dict.fromkeys(paths))
-        lines = [self._describe(path) for path in paths[:NUM_LISTED]]
-        if len(paths) > NUM_LISTED:
-            lines.append(f"  ... and {len(paths) - NUM_LISTED} more before these")
+        lines = [self._describe(path) for path in paths[:num_listed]]
+        if len(paths) > len(lines):
+            lines.append(f"  ... and {len(paths) - len(lines)} more before these")
         return "\n".join(lines) if lines else "  (none)"
 
     def _describe(self, path: str) -> str:
