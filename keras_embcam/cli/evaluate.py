@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from keras_embcam.cli.explain import PIXEL_RANGES, make_scaling
+from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
 
 SPLITS = ("all", "first_half", "second_half", "official_train", "official_test")
 DISJOINT_SPLITS = (
@@ -74,12 +74,7 @@ def add_command(commands: Any) -> None:
     )
     evaluate.add_argument("--conv-layer", help="default: the last convolution")
     evaluate.add_argument("--embedding-layer", help="default: the model's output")
-    evaluate.add_argument(
-        "--pixel-range",
-        choices=PIXEL_RANGES,
-        default="0,255",
-        help="what the model expects, where it does not scale images itself",
-    )
+    add_preprocessing(evaluate)
     evaluate.add_argument("--batch-size", type=int, default=32)
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument(
@@ -134,7 +129,7 @@ def _evaluate(model: Any, name: str, methods: Any, options: argparse.Namespace) 
     common = {
         "conv_layer": options.conv_layer,
         "embedding_layer": options.embedding_layer,
-        "preprocessing_function": make_scaling(options.pixel_range),
+        "preprocessing_function": preprocessing_of(options),
         "batch_size": options.batch_size,
         "seed": options.seed,
         "strict": options.strict,
@@ -170,7 +165,7 @@ def _list_channel_weightings(methods: Any) -> list[str]:
 def _open(options: argparse.Namespace, model: Any, split: str) -> Any:
     """Return the examples as a `tf.data.Dataset`, not batched."""
     from keras_embcam.datasets import cub200
-    from keras_embcam.running.image_batches import list_files
+    from keras_embcam.running.image_files import list_files
 
     size = _image_size(options, model)
     if options.cub is not None:
@@ -201,7 +196,7 @@ def _read_files(paths: list[Path], size: Any, framing: str) -> Any:
     import tensorflow as tf
 
     from keras_embcam.datasets.framing import check_frame, frame_example
-    from keras_embcam.running.image_batches import read_image
+    from keras_embcam.running.image_files import read_image
 
     folders = sorted({path.parent for path in paths})
     table: dict[str, Any] = {"path": [str(path) for path in paths]}
