@@ -4,19 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-
-def scale_to_0_1(images: Any) -> Any:
-    """Bring pixels from [0, 255] to [0, 1]."""
-    return images / 255.0
-
-
-def scale_to_minus_1_1(images: Any) -> Any:
-    """Bring pixels from [0, 255] to [-1, 1]."""
-    return images / 127.5 - 1.0
-
-
-# Named functions, which a catalogue's manifest can tell apart.
-SCALINGS = {"0,255": None, "0,1": scale_to_0_1, "-1,1": scale_to_minus_1_1}
+from keras_embcam.cli.explain import check_model_file
+from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
 
 
 def add_command(commands: Any) -> None:
@@ -28,7 +17,12 @@ def add_command(commands: Any) -> None:
         "into Parquet files of embeddings, boxes, ratios and heatmaps. A run that was "
         "interrupted goes on where it stopped when it is started again.",
     )
-    catalogue.set_defaults(run=run)
+    catalogue.set_defaults(
+        check=check,
+        run=run,
+        after_interrupt="interrupted. What is finished is kept: run the same command "
+        "again to go on.",
+    )
     catalogue.add_argument("model", metavar="MODEL.keras", type=Path)
     catalogue.add_argument(
         "source", metavar="SOURCE", type=Path, help="images, Parquet or TFRecord files"
@@ -52,12 +46,7 @@ def add_command(commands: Any) -> None:
     catalogue.add_argument(
         "--preset", help='a named combination, such as "localize"; default: none'
     )
-    catalogue.add_argument(
-        "--pixel-range",
-        choices=SCALINGS,
-        default="0,255",
-        help="what the model expects, where it does not scale images itself",
-    )
+    add_preprocessing(catalogue)
     catalogue.add_argument(
         "--image-size",
         type=int,
@@ -69,6 +58,11 @@ def add_command(commands: Any) -> None:
     catalogue.add_argument("--id-column", metavar="NAME")
     catalogue.add_argument("--box-column", metavar="NAME", help="default: no boxes")
     catalogue.add_argument("--bounding-box-format", default="rel_yxyx")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check that the model is there."""
+    check_model_file(options.model)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -89,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
         weighting=options.weighting,
         top_channels=options.top_channels,
         preset=options.preset,
-        preprocessing_function=SCALINGS[options.pixel_range],
+        preprocessing_function=preprocessing_of(options),
         image_size=options.image_size,
         image_column=options.image_column,
         id_column=options.id_column,

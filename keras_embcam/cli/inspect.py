@@ -1,0 +1,67 @@
+"""The command ``embcam inspect``: what of a saved model is explained, or could be."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_embcam.cli.explain import check_model_file
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to an argument parser's commands."""
+    inspect = commands.add_parser(
+        "inspect",
+        help="say which layer and which embedding of a model are explained",
+        description="Say which layer and which embedding of a saved model are "
+        "explained, and list all layers that could be.",
+    )
+    inspect.set_defaults(check=check, run=run)
+    inspect.add_argument("model", metavar="MODEL.keras", type=Path)
+    inspect.add_argument("--conv-layer", help="default: the last convolution")
+    inspect.add_argument("--embedding-layer", help="default: the model's output")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check that the model is there."""
+    check_model_file(options.model)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    import keras
+
+    from keras_embcam.network.inputs import declared_images
+    from keras_embcam.network.trial_run import TrialRun
+    from keras_embcam.network.view import ModelView
+
+    model = keras.models.load_model(options.model, compile=False)
+    declared = declared_images(model)
+    if declared is not None:
+        print(f"images: {tuple(declared.shape)}, {declared.dtype}")
+    # First the candidates: where the choice fails, they are what is needed.
+    trial = TrialRun(model)
+    print("\nlayers with a map, the last first (--conv-layer):")
+    print(trial.list_candidates(4, num_listed=None))
+    print("\nlayers with a vector, the last first (--embedding-layer):")
+    print(trial.list_candidates(2, num_listed=None))
+    print()
+    print(describe_view(ModelView(model, options.conv_layer, options.embedding_layer)))
+
+
+def describe_view(view: Any) -> str:
+    """Return which layer and embedding a `ModelView` explains, in a few lines."""
+    named = view.conv_layer
+    layers = named if isinstance(named, str) else ", ".join(named)
+    lines = [
+        f"layer: {layers}, maps of {_times(view.map_size)}",
+        f"embedding: {view.embedding}, width {view.embedding_width}",
+    ]
+    num_prefix_tokens = getattr(view, "num_prefix_tokens", 0)
+    if num_prefix_tokens not in (0, [0] * len(layers)):
+        lines.append(f"prefix tokens: {num_prefix_tokens}, which are no part of maps")
+    return "\n".join(lines)
+
+
+def _times(size: Sequence[int | None]) -> str:
+    return " x ".join(str(x) for x in size)
