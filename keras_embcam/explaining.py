@@ -12,7 +12,7 @@ from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import run_batches
-from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.image_batches import ImageSource, join_rows
 from keras_embcam.running.one_batch import embed_images, explain_images
 from keras_embcam.weightings import Weighting
 
@@ -184,7 +184,7 @@ def explain(
             return whole.heatmaps
         # Of the images a copy: they may be views of the caller's array.
         return whole._replace(images=tree.map_structure(np.array, whole.images))
-    heatmaps = _join(*[batch.heatmaps for batch in batches])
+    heatmaps = join_rows(*[batch.heatmaps for batch in batches])
     if not details:
         return heatmaps
     has_files = batches[0].files is not None
@@ -192,18 +192,11 @@ def explain(
         heatmaps,
         np.concatenate([batch.embeddings for batch in batches]),
         np.concatenate([batch.scores for batch in batches]),
-        tree.map_structure(_join, *[batch.images for batch in batches]),
+        tree.map_structure(join_rows, *[batch.images for batch in batches]),
         [path for batch in batches for path in batch.files or ()]
         if has_files
         else None,
     )
-
-
-def _join(*arrays: np.ndarray) -> Any:
-    """Return all rows as one array, or as a list where they differ in size."""
-    if len({array.shape[1:] for array in arrays}) == 1:
-        return np.concatenate(arrays)
-    return [row for array in arrays for row in array]
 
 
 def explain_batches(

@@ -251,10 +251,10 @@ def test_own_maps_and_a_database(network, examples) -> None:
     """A function, and an object like GradWeightDatabase, stand beside the others."""
 
     class Database:
-        def explain(self, model, images, num_neighbours=1):
+        def explain(self, model, images, num_neighbors=1):
             assert model is network
             maps = np.zeros(images.shape[:3])
-            maps[:, 0, :num_neighbours] = 3
+            maps[:, 0, :num_neighbors] = 3
             return maps
 
     def light_corner(images):
@@ -265,7 +265,7 @@ def test_own_maps_and_a_database(network, examples) -> None:
 
     methods = [
         Method("corner", heatmaps=light_corner),
-        Method("lent", database=Database(), options={"num_neighbours": 2}),
+        Method("lent", database=Database(), options={"num_neighbors": 2}),
     ]
     rows = evaluate(network, examples, methods, num_timings=0).rows
     # The boxes start at rows 1, 0 and 2, and at columns 0, 2 and 2.

@@ -11,9 +11,9 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_embcam import embed, explain
+from keras_embcam.proxies.triplet_draws import TripletDraws
 from keras_embcam.running import compiled_functions as compiled
 from keras_embcam.transfer import GradWeightDatabase, TransferExplanation
-from keras_embcam.transfer.triplet_draws import TripletDraws
 
 SIZE, CHANNELS, WIDTH = 8, 6, 4
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
@@ -62,7 +62,7 @@ def densify(database) -> np.ndarray:
     return dense
 
 
-@pytest.mark.parametrize("name", ["database", "table"])
+@pytest.mark.parametrize("name", ["database", "search"])
 def test_the_examples_run(name) -> None:
     module = importlib.import_module(f"keras_embcam.transfer.{name}")
     results = doctest.testmod(module)
@@ -382,21 +382,21 @@ def test_a_training_image_borrows_from_itself(model, weighting) -> None:
         expected = explain(
             model, make_images(), proxies=proxies, weighting=weighting, **options
         )
-        assert found.neighbours[:, 0].tolist() == list(range(8))
+        assert found.neighbors[:, 0].tolist() == list(range(8))
         np.testing.assert_allclose(found.similarities, 1, atol=1e-6)
         np.testing.assert_allclose(found.heatmaps, expected, atol=1e-5)
         assert expected.max() > 0
 
 
-@pytest.mark.parametrize("num_neighbours", [1, 3, 8])
-def test_maps_are_those_of_a_slow_loop(model, num_neighbours) -> None:
+@pytest.mark.parametrize("num_neighbors", [1, 3, 8])
+def test_maps_are_those_of_a_slow_loop(model, num_neighbors) -> None:
     database = GradWeightDatabase.fit(model, make_images(), LABELS, top_channels=3)
     images = make_images(5, seed=9)
     found = database.explain(
         model,
         images,
         details=True,
-        num_neighbours=num_neighbours,
+        num_neighbors=num_neighbors,
         resize=False,
         normalize=False,
         batch_size=2,
@@ -411,20 +411,20 @@ def test_maps_are_those_of_a_slow_loop(model, num_neighbours) -> None:
     for image in range(5):
         unit = raw[image] / np.linalg.norm(raw[image])
         similarities = [float(unit @ entry) for entry in database.embeddings]
-        nearest = sorted(range(8), key=lambda row: -similarities[row])[:num_neighbours]
-        assert found.neighbours[image].tolist() == nearest
+        nearest = sorted(range(8), key=lambda row: -similarities[row])[:num_neighbors]
+        assert found.neighbors[image].tolist() == nearest
         np.testing.assert_allclose(
             found.similarities[image],
-            np.sort(similarities)[::-1][:num_neighbours],
+            np.sort(similarities)[::-1][:num_neighbors],
             atol=1e-6,
         )
-        weights = sum(dense[row] for row in nearest) / num_neighbours
+        weights = sum(dense[row] for row in nearest) / num_neighbors
         signed = sum(weights[k] * activations[image, ..., k] for k in range(CHANNELS))
         expected = np.maximum(signed, 0)
         np.testing.assert_allclose(found.heatmaps[image], expected, atol=1e-6)
     np.testing.assert_allclose(
-        database.query(7 * raw, num_neighbours),
-        dense[found.neighbours].mean(axis=1),
+        database.query(7 * raw, num_neighbors),
+        dense[found.neighbors].mean(axis=1),
         atol=1e-6,
     )
 
@@ -448,6 +448,11 @@ def test_images_of_any_source_are_explained(model, tmp_path) -> None:
     for source in (dataset, tmp_path):
         heatmaps = database.explain(model, source, **options)
         np.testing.assert_allclose(heatmaps, expected, atol=1e-6)
+    found = database.explain(model, tmp_path, details=True, **options)
+    assert [path.name for path in found.files] == ["0.png", "1.png", "2.png"]
+    assert database.explain(model, dataset, details=True, **options).files is None
+    named = database.explain(model, tmp_path, preprocessing_function="0,1")
+    np.testing.assert_allclose(named, expected, atol=1e-6)
     batches = list(database.explain_batches(model, dataset, **options))
     assert [len(batch.heatmaps) for batch in batches] == [2, 1]
 

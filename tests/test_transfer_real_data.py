@@ -12,9 +12,9 @@ import pytest
 from keras import layers
 
 from keras_embcam import embed, explain
+from keras_embcam.proxies.triplet_draws import TripletDraws
 from keras_embcam.running.image_files import read_image
 from keras_embcam.transfer import GradWeightDatabase
-from keras_embcam.transfer.triplet_draws import TripletDraws
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / os.environ.get("KERAS_EMBCAM_TEST_DATA", "../shared/data")
@@ -67,7 +67,7 @@ def test_birds_lend_their_weights(network, birds) -> None:
     # A photograph that is in the database borrows from itself: what it gets is what
     # back-propagation gives.
     own = database.explain(network, photos, details=True)
-    assert own.neighbours[:, 0].tolist() == list(range(half))
+    assert own.neighbors[:, 0].tolist() == list(range(half))
     draws = TripletDraws(embeddings, labels, loss=None, **options)
     proxies = np.stack([draws.draw(anchor).mean(axis=0) for anchor in range(half)])
     expected = explain(network, photos, proxies=proxies)
@@ -75,7 +75,7 @@ def test_birds_lend_their_weights(network, birds) -> None:
     assert np.all(expected.max(axis=(1, 2)) == 1)
     # Others borrow from a bird of their own class more often than by chance.
     others = database.explain(network, birds[0][half:], details=True)
-    hits = np.mean(labels[others.neighbours[:, 0]] == birds[1][half:])
-    print(f"{hits:.3f} of the neighbours are of the same class")
+    hits = np.mean(labels[others.neighbors[:, 0]] == birds[1][half:])
+    print(f"{hits:.3f} of the neighbors are of the same class")
     assert hits > 2 / NUM_CLASSES
     assert np.all(others.heatmaps.max(axis=(1, 2)) == 1)

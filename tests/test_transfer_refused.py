@@ -174,8 +174,8 @@ def test_a_model_of_another_form_is_refused(database, other, message) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_neighbours": 0}, "`num_neighbours` must be an integer between 1 and 6"),
-        ({"num_neighbours": 7}, "`num_neighbours` .* between 1 and 6. Received: 7"),
+        ({"num_neighbors": 0}, "`num_neighbors` must be an integer between 1 and 6"),
+        ({"num_neighbors": 7}, "`num_neighbors` .* between 1 and 6. Received: 7"),
         ({"search": "annoy"}, r"one of \['exact', 'faiss'\]. Received: 'annoy'"),
     ],
 )

@@ -15,10 +15,10 @@ from keras_embcam import method as core
 from keras_embcam.evaluation import Method
 from keras_embcam.heatmaps import combine_channels, resize_heatmaps
 from keras_embcam.proxies import single_point
+from keras_embcam.proxies.triplet_draws import TripletDraws
 from keras_embcam.running.compiled_functions import run_once
 from keras_embcam.transfer import GradWeightDatabase
-from keras_embcam.transfer.lending import run_forward
-from keras_embcam.transfer.triplet_draws import TripletDraws
+from keras_embcam.transfer.explaining import run_forward
 
 Tensor = Any
 

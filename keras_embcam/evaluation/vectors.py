@@ -12,7 +12,7 @@ from keras_embcam.proxies import (
     distance_difference,
     pairwise_distance,
 )
-from keras_embcam.transfer.triplet_draws import TripletDraws
+from keras_embcam.proxies.triplet_draws import TripletDraws
 from keras_embcam.weightings import get_weighting, gradcam, hirescam, xgradcam
 
 # Linear in the gradient: the mean of many gradients is that of their mean proxy.

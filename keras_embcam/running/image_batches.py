@@ -242,6 +242,13 @@ class ImageSource:
             yield Batch(tree.map_structure(_as_array, images), labels)
 
 
+def join_rows(*arrays: np.ndarray) -> Any:
+    """Return the rows of all arrays as one, or as a list where they differ in size."""
+    if len({array.shape[1:] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    return [row for array in arrays for row in array]
+
+
 def check_image_size(size: Any) -> tuple[int, int] | None:
     """Return (height, width), or None as it is.
 

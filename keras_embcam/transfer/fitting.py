@@ -8,20 +8,25 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_embcam import weightings
 from keras_embcam.method import Method
 from keras_embcam.network.view import ModelView
+from keras_embcam.proxies.triplet_draws import TripletDraws
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.image_batches import Batch, ImageSource
 from keras_embcam.running.one_batch import embed_images
-from keras_embcam.transfer.checks import spatial_message
-from keras_embcam.transfer.triplet_draws import TripletDraws
-from keras_embcam.weightings import Weighting
+from keras_embcam.transfer.search import check_integer
 
 Tensor = Any
 
-# How far an embedding may be from the one that is expected, as a share of their spread
-# around their mean: more than rounding in half precision, less than another image.
+# These weigh positions, which are other things in another image.
+SPATIAL_WEIGHTINGS = (weightings.hirescam, weightings.layercam)
+# These are linear in the gradient: the mean gradient of the triplets serves.
+LINEAR_WEIGHTINGS = (weightings.gradcam, weightings.xgradcam)
+
+# Tolerance between given and recomputed embeddings, relative to their spread around
+# their mean: more than rounding in half precision, less than another image.
 MAX_DIFFERENCE = 0.1
 
 
@@ -45,23 +50,40 @@ class FittedWeights(NamedTuple):
     left_out: np.ndarray
 
 
-def gather(
+def check_arguments(
+    method: Method, num_triplets: Any, margin: Any, sign: Any, seed: Any
+) -> None:
+    """Check the arguments of `GradWeightDatabase.fit`, before any image is read.
+
+    Raises:
+        ValueError: for one that is out of range, several convolutions, or a weighting
+            of single positions.
+    """
+    check_integer("num_triplets", num_triplets, 1)
+    check_integer("seed", seed, 0)
+    if not 0 <= margin < np.inf:
+        raise ValueError(f"`margin` must be >= 0. Received: {margin!r}")
+    if sign not in (-1, 1):
+        raise ValueError(f"`sign` must be -1 or +1. Received: {sign!r}")
+    if isinstance(method.conv_layer, tuple):
+        raise ValueError(
+            "A database holds the weights of one convolution: pass a single "
+            f"`conv_layer`. Received: {list(method.conv_layer)!r}"
+        )
+    if method.weigh in SPATIAL_WEIGHTINGS:
+        raise ValueError(_spatial_message(method.weighting))
+
+
+def collect_embeddings(
     model: keras.Model,
     source: ImageSource,
-    conv_layer: Any,
-    embedding_layer: Any,
+    method: Method,
     embeddings: Any,
     labels: Any,
 ) -> tuple[np.ndarray, Any]:
     """Return the raw embeddings (n, d) and the labels, as given or from the source.
 
-    Args:
-        model: runs once over the images where the embeddings are not given.
-        source: of the images.
-        conv_layer: see `EmbeddingCAM`.
-        embedding_layer: see `EmbeddingCAM`.
-        embeddings: (n, d) raw, or None.
-        labels: (n,), or None for those of the source.
+    The model runs once over the images where embeddings are not given.
 
     Raises:
         ValueError: for embeddings of another shape, or no labels.
@@ -77,10 +99,8 @@ def gather(
         found.append(batch.labels)
 
     if embeddings is None:
-        method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
-        batches = run_batches(model, source, method, embed_images)
         rows = []
-        for batch, (embedded,) in batches:
+        for batch, (embedded,) in run_batches(model, source, method, embed_images):
             keep(batch)
             rows.append(embedded)
         embeddings = np.concatenate(rows)
@@ -102,11 +122,7 @@ def fit_weights(
     model: keras.Model,
     source: ImageSource,
     draws: TripletDraws,
-    conv_layer: Any,
-    embedding_layer: Any,
-    weighting: Weighting,
-    num_triplets: int | None,
-    top_channels: int | None,
+    method: Method,
 ) -> FittedWeights:
     """Run the model over a training set and average the weights of the triplets.
 
@@ -114,32 +130,16 @@ def fit_weights(
         model: of the images.
         source: of the images.
         draws: of their triplets.
-        conv_layer: see `EmbeddingCAM`.
-        embedding_layer: see `EmbeddingCAM`.
-        weighting: that returns channel weights.
-        num_triplets: gradients of each image to weigh; None where the weighting is
-            linear and the mean gradient serves.
-        top_channels: see `GradWeightDatabase.fit`.
+        method: how weights are made, and how many of them are kept.
 
     Raises:
         ValueError: for a spatial weighting, images that are not those of the
             embeddings, or where no image has an active triplet.
     """
-    chooser = _TripletChooser(draws, num_triplets)
+    chooser = _TripletChooser(draws, method.weigh in LINEAR_WEIGHTINGS)
     spread = float(np.sqrt(draws.embeddings.var(axis=0).sum()))
     channels, values, num_seen = [], [], 0
-    for _, found in run_batches(
-        model,
-        source,
-        Method(
-            weighting=weighting,
-            top_channels=top_channels,
-            conv_layer=conv_layer,
-            embedding_layer=embedding_layer,
-        ),
-        weigh_images,
-        chooser=chooser,
-    ):
+    for _, found in run_batches(model, source, method, weigh_images, chooser=chooser):
         embeddings, *sparse, num_channels, path = found
         _check_order(embeddings, draws.embeddings, num_seen, spread)
         num_seen += len(embeddings)
@@ -175,9 +175,7 @@ def weigh_images(
     proxies: Tensor,
     method: Method,
 ) -> tuple[Tensor, ...]:
-    """Return the mean weights of the proxies of each image, the highest ones.
-
-    One backward pass through the head for each of the m proxies.
+    """Return the highest weights, averaged over the proxies of each image.
 
     Args:
         view: of the model.
@@ -193,7 +191,7 @@ def weigh_images(
     Raises:
         ValueError: where the weights are not one number for each channel.
     """
-    weighting, top_channels = method.weigh, method.top_channels
+    weighting = weightings.get_weighting(method.weighting)
     recording = view.record(images)
     activations = recording.activations
     num_channels = activations.shape[-1]
@@ -210,7 +208,7 @@ def weigh_images(
     # `tf.map_fn` no `MirroredStrategy` can be entered in this process any more.
     shape = tuple(weighting(activations, activations).shape)
     if shape[1:] != (1, 1, num_channels):
-        raise ValueError(spatial_message(shape))
+        raise ValueError(_spatial_message(shape))
 
     # `ops.map` would write one more backward pass into the graph, for the shape.
     several = tf.map_fn(
@@ -219,8 +217,9 @@ def weigh_images(
     total = ops.sum(several, axis=0)
     num_active = ops.sum(ops.cast(~ops.isnan(proxies[..., 0]), "float32"), axis=1)
     weights = total / ops.maximum(num_active, 1.0)[:, None]
-    kept = num_channels if top_channels is None else min(top_channels, num_channels)
-    values, channels = ops.top_k(weights, kept)
+    values, channels = ops.top_k(
+        weights, min(method.top_channels or num_channels, num_channels)
+    )
     return (
         recording.embeddings,
         ops.cast(channels, "int32"),
@@ -233,10 +232,10 @@ def weigh_images(
 class _TripletChooser(ProxyChooser):
     """Draws the triplets of a batch when it comes, so that few are in memory."""
 
-    def __init__(self, draws: TripletDraws, num_triplets: int | None) -> None:
-        super().__init__(None, None, None, None, None)
+    def __init__(self, draws: TripletDraws, is_linear: bool) -> None:
+        super().__init__()
         self._draws = draws
-        self._num_triplets = num_triplets
+        self._is_linear = is_linear
         self.num_active: list[int] = []
 
     def choose(
@@ -250,15 +249,13 @@ class _TripletChooser(ProxyChooser):
                 f"Received the shape {expected}"
             )
         if start + num_images > expected[0]:
-            raise ValueError(
-                _count_message(expected[0], f"{start + num_images} or more")
-            )
-        num_proxies = self._num_triplets or 1
+            self._refuse_count(f"{start + num_images} or more")
+        num_proxies = 1 if self._is_linear else self._draws.num_triplets
         chosen = np.full((num_images, num_proxies, width), np.nan, "float32")
         for index in range(num_images):
             drawn = self._draws.draw(start + index)
             self.num_active.append(len(drawn))
-            if len(drawn) and self._num_triplets is None:
+            if len(drawn) and self._is_linear:
                 drawn = drawn.mean(axis=0, keepdims=True)
             chosen[index, : len(drawn)] = drawn
         return chosen
@@ -266,15 +263,14 @@ class _TripletChooser(ProxyChooser):
     def check_end(self, num_images: int) -> None:
         """Check that there were as many images as embeddings."""
         if num_images != len(self._draws.embeddings):
-            raise ValueError(_count_message(len(self._draws.embeddings), num_images))
+            self._refuse_count(num_images)
 
-
-def _count_message(num_embeddings: int, num_images: Any) -> str:
-    return (
-        "There must be one embedding for each image, and a data set must give the "
-        f"same images each time. Received {num_embeddings} embeddings for "
-        f"{num_images} images."
-    )
+    def _refuse_count(self, num_images: Any) -> None:
+        raise ValueError(
+            "There must be one embedding for each image, and a data set must give the "
+            f"same images each time. Received {len(self._draws.embeddings)} "
+            f"embeddings for {num_images} images."
+        )
 
 
 def _check_order(
@@ -292,3 +288,12 @@ def _check_order(
             "that is shuffled needs `reshuffle_each_iteration=False`. Other "
             f"embeddings: images {(np.flatnonzero(wrong)[:20] + start).tolist()}"
         )
+
+
+def _spatial_message(received: Any) -> str:
+    return (
+        "Only weights of channels can be lent to another image: `weighting` must be "
+        "'gradcam', 'gradcam++', 'xgradcam' or a function that returns (n, 1, 1, k). "
+        "Weights of single positions (layercam, hirescam) belong to the places where "
+        f"things are in the image that they come from. Received: {received!r}"
+    )

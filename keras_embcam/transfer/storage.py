@@ -1,10 +1,10 @@
 """The file of a database: a plain npz archive without pickle, with a header."""
 
+import dataclasses
 import json
 import os
 import uuid
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,20 @@ MAGIC = "keras_embcam.GradWeightDatabase"
 VERSION = 1
 
 
-def write_file(
-    path: str | Path, settings: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> None:
-    """Write settings and arrays; the file appears whole or not at all.
+def write_file(path: str | Path, database: Any) -> None:
+    """Write a database; the file appears whole or not at all.
 
     Args:
         path: of the file, used as it is.
-        settings: numbers, strings and None; kept as JSON.
-        arrays: of numbers, by name.
+        database: a dataclass of arrays, and of numbers, strings and None, which are
+            kept as JSON.
     """
     path = Path(path)
+    settings: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for field in dataclasses.fields(database):
+        kept = arrays if field.type is np.ndarray else settings
+        kept[field.name] = getattr(database, field.name)
     text = json.dumps({"magic": MAGIC, "version": VERSION, "settings": settings})
     contents: dict[str, Any] = {"header": np.array(text), **arrays}
     # Beside the file: a rename across file systems is a copy, which may break off.
@@ -38,19 +41,20 @@ def write_file(
         temporary.unlink(missing_ok=True)
 
 
-def read_file(path: str | Path, names: set[str], make: Callable[..., Any]) -> Any:
-    """Return what is made of the settings and the arrays of a file.
+def read_file(path: str | Path, make: type) -> Any:
+    """Return the database that a file holds.
 
     Args:
         path: of the file.
-        names: of the arrays.
-        make: takes settings and arrays by name; refuses what does not belong together.
+        make: the dataclass, which refuses arrays that do not belong together.
 
     Raises:
         ValueError: for a file that is missing, damaged or of another kind, with the
             reason.
     """
     path = Path(path)
+    fields = dataclasses.fields(make)
+    names = {field.name for field in fields if field.type is np.ndarray}
     try:
         settings, arrays = _read_archive(path, names)
         return make(**settings, **arrays)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_embcam.proxies import from_score, single_point, triplet
-from keras_embcam.transfer.checks import check_directions
+from keras_embcam.proxies.elementary import from_score, single_point
+from keras_embcam.proxies.triplets import triplet
 
 Tensor = Any
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -60,8 +60,10 @@ class TripletDraws:
         check_directions(embeddings)
         self.embeddings = embeddings
         self.unit_embeddings = ops.convert_to_numpy(single_point(self.embeddings))
-        self.labels = check_labels(labels, len(self.embeddings), loss is not None)
-        self._num_triplets = num_triplets
+        self.labels = check_triplet_labels(
+            labels, len(self.embeddings), loss is not None
+        )
+        self.num_triplets = num_triplets
         self._margin = margin
         self._sign = sign
         self._loss = loss
@@ -112,7 +114,7 @@ class TripletDraws:
         negatives = negatives[np.argsort(-similarities[negatives], kind="stable")]
         num_active = np.searchsorted(-similarities[negatives], -least, side="left")
         ends = np.cumsum(num_active)
-        size = min(self._num_triplets, ends[-1])
+        size = min(self.num_triplets, ends[-1])
         if not size:
             return self._nothing
         drawn = generator.choice(ends[-1], size, replace=False)
@@ -135,7 +137,7 @@ class TripletDraws:
         negatives: np.ndarray,
         generator: np.random.Generator,
     ) -> np.ndarray:
-        size = CANDIDATES_PER_TRIPLET * self._num_triplets
+        size = CANDIDATES_PER_TRIPLET * self.num_triplets
         rows = [
             np.full(size, anchor),
             generator.choice(positives, size),
@@ -149,7 +151,7 @@ class TripletDraws:
                 f"{np.sum(~np.isfinite(losses))} that are NaN or infinite, for the "
                 f"anchor {anchor}."
             )
-        active = np.flatnonzero(losses)[: self._num_triplets]
+        active = np.flatnonzero(losses)[: self.num_triplets]
         if not len(active):
             return self._nothing
         anchors, *others = (self._tensor(x[active]) for x in rows)
@@ -172,7 +174,7 @@ class TripletDraws:
         return ops.convert_to_tensor(self.embeddings[rows])
 
 
-def check_labels(labels: Any, num_images: int, has_loss: bool) -> np.ndarray:
+def check_triplet_labels(labels: Any, num_images: int, has_loss: bool) -> np.ndarray:
     """Return labels that allow triplets, as an array (n,).
 
     Args:
@@ -207,3 +209,18 @@ def check_labels(labels: Any, num_images: int, has_loss: bool) -> np.ndarray:
             f"{num_images} images that all differ."
         )
     return values
+
+
+def check_directions(embeddings: np.ndarray) -> None:
+    """Check that raw embeddings (n, d) have a direction.
+
+    Raises:
+        ValueError: for rows that are zero, NaN or infinite.
+    """
+    lengths = np.linalg.norm(embeddings, axis=1)
+    bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
+    if len(bad):
+        raise ValueError(
+            "Embeddings must be finite and not zero, to have a direction. Not so for "
+            f"the rows {bad[:20].tolist()}"
+        )

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
+from keras_embcam.nearest_neighbors import import_faiss
 from keras_embcam.proxies import single_point
-from keras_embcam.transfer.neighbours import missing_message
 
 
 def cluster_embeddings(
@@ -48,17 +48,17 @@ def _label_with_scikit_learn(
     try:
         from sklearn.cluster import KMeans
     except ImportError as error:
-        raise ImportError(missing_message("scikit-learn", "evaluation")) from error
+        raise ImportError(
+            "k-means needs scikit-learn, which is not installed. Install the extra: "
+            'pip install "keras-embcam[evaluation]".'
+        ) from error
     return KMeans(num_clusters, random_state=seed).fit(entries).labels_
 
 
 def _label_with_faiss(entries: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(missing_message("faiss", "faiss")) from error
+    faiss = import_faiss()
     entries = np.ascontiguousarray(entries, "float32")
-    # It asks for 39 entries a cluster otherwise, and says so.
+    # faiss asks for 39 entries a cluster by default, and warns about fewer.
     means = faiss.Kmeans(
         entries.shape[1], num_clusters, seed=seed, min_points_per_centroid=1
     )
@@ -96,7 +96,8 @@ def average_weights(
             channels[members].ravel(), values[members].ravel(), num_channels
         )
         mean = total / members.sum()
-        # What no member lists was cut: its zero must not outrank a negative weight.
+        # A channel that no member lists was cut from all of them: its mean of zero must
+        # not outrank a negative weight.
         listed = np.isin(np.arange(num_channels), channels[members])
         mean[~listed] = -np.inf
         best = np.argsort(-mean, kind="stable")[:num_kept]

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.transfer: search and compression."""
+"""Tests of keras_embcam.transfer.search and .compression."""
 
 import builtins
 import warnings
@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
-from keras_embcam.transfer import neighbours
-from keras_embcam.transfer.neighbours import search_exactly, search_with_faiss
-from keras_embcam.transfer.table import GradWeightTable
+from keras_embcam.transfer.search import GradWeightTable
 
 
 def make_units(num_entries: int, width: int = 16, num_classes: int = 40, seed: int = 0):
@@ -22,68 +20,26 @@ def make_units(num_entries: int, width: int = 16, num_classes: int = 40, seed: i
     return vectors.astype("float32")
 
 
-def find_slowly(entries, queries, num_neighbours) -> np.ndarray:
-    similarities = queries.astype("float64") @ entries.astype("float64").T
-    return np.argsort(-similarities, axis=1)[:, :num_neighbours]
+def test_exact_search_needs_no_other_library(monkeypatch) -> None:
+    """Failed before: a base install has neither, and README's example no answer."""
+    hide(monkeypatch, "sklearn")
+    hide(monkeypatch, "faiss")
+    table = make_table(make_units(50))
+    rows, similarities = table.find(3 * table.embeddings, 2, "exact")
+    assert rows[:, 0].tolist() == list(range(50))
+    np.testing.assert_allclose(similarities[:, 0], 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_neighbours", [1, 5])
-def test_the_exact_search_is_that_of_numpy(num_neighbours) -> None:
-    entries, queries = make_units(500), make_units(100, seed=1)
-    rows = search_exactly(entries)(queries, num_neighbours)
-    np.testing.assert_array_equal(rows, find_slowly(entries, queries, num_neighbours))
-
-
-def test_the_approximate_search_is_exact_within_the_cells_it_looks_into() -> None:
-    """What an inverted file promises, by its own centres and numpy."""
-    entries, queries = make_units(5000), make_units(500, seed=1)
-    search = search_with_faiss(entries)
-    found = search(queries, 1)[:, 0]
-    expected = find_slowly(entries, queries, 1)[:, 0]
-    # The centres are learnt from these entries in the same way each time.
-    import faiss
-
-    num_cells = 5000 // neighbours.MIN_ENTRIES_PER_CELL
-    index = faiss.IndexIVFFlat(
-        faiss.IndexFlatIP(16), 16, num_cells, faiss.METRIC_INNER_PRODUCT
+def test_searches_agree_and_the_missing_one_is_named(monkeypatch) -> None:
+    pytest.importorskip("faiss", reason="the extra [faiss] is not installed")
+    table, queries = make_table(make_units(60)), make_units(10, seed=1)
+    np.testing.assert_array_equal(
+        table.find(queries, 3, "faiss")[0], table.find(queries, 3, "exact")[0]
     )
-    index.train(entries)
-    centres = index.quantizer.reconstruct_n(0, num_cells)
-    cell_of_entry = find_slowly(centres, entries, 1)[:, 0]
-    probed = find_slowly(centres, queries, neighbours.NUM_PROBED_CELLS)
-    reached = (probed == cell_of_entry[expected][:, None]).any(axis=1)
-    recall = np.mean(found == expected)
-    print(
-        f"recall at 1: {recall:.3f}, neighbour in a probed cell: {reached.mean():.3f}"
-    )
-    assert np.all(found[reached] == expected[reached])
-    assert 0.95 < reached.mean() <= recall
-
-
-def test_few_entries_are_one_cell_and_searched_exactly() -> None:
-    entries, queries = make_units(50), make_units(20, seed=1)
-    rows = search_with_faiss(entries)(queries, 50)
-    np.testing.assert_array_equal(rows, find_slowly(entries, queries, 50))
-
-
-def test_more_neighbours_than_the_probed_cells_hold() -> None:
-    """The other cells are searched then too; faiss itself returns -1."""
-    entries, queries = make_units(4000), make_units(5, seed=1)
-    rows = search_with_faiss(entries)(queries, 3000)
-    assert rows.shape == (5, 3000) and rows.min() >= 0
-    expected = find_slowly(entries, queries, 3000)
-    for got, want in zip(rows, expected, strict=True):
-        assert {*got[:2900]} <= {*want}  # equal but for ties in float32
-
-
-@pytest.mark.parametrize(
-    ("search", "module", "extra"),
-    [(search_exactly, "sklearn", "evaluation"), (search_with_faiss, "faiss", "faiss")],
-)
-def test_a_missing_library_is_named(monkeypatch, search, module, extra) -> None:
-    hide(monkeypatch, module)
-    with pytest.raises(ImportError, match=rf'pip install "keras-embcam\[{extra}\]"'):
-        search(make_units(50))
+    hide(monkeypatch, "faiss")
+    other = make_table(make_units(60))
+    with pytest.raises(ImportError, match=r'pip install "keras-embcam\[faiss\]"'):
+        other.query(queries, search="faiss")
 
 
 def hide(monkeypatch, module) -> None:

@@ -1,4 +1,4 @@
-"""A table of unit embeddings and sparse channel weights, looked up by neighbour."""
+"""Unit embeddings with their channel weights: searched, averaged, compressed."""
 
 import dataclasses
 from typing import Any, Literal, Self
@@ -6,10 +6,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from keras import ops
 
+from keras_embcam.nearest_neighbors import SEARCHES, Search
 from keras_embcam.proxies import single_point
-from keras_embcam.transfer.checks import check_arrays, check_directions, check_integer
-from keras_embcam.transfer.clustering import average_weights, cluster_embeddings
-from keras_embcam.transfer.neighbours import SEARCHES, Search
+from keras_embcam.proxies.triplet_draws import check_directions
+from keras_embcam.transfer.compression import average_weights, cluster_embeddings
 
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
@@ -27,7 +27,7 @@ class GradWeightTable:
     Raises:
         ValueError: for arrays that do not belong together.
 
-    Example (needs scikit-learn):
+    Example:
 
     >>> table = GradWeightTable(
     ...     embeddings=np.float32([[1, 0], [0, 1]]),
@@ -37,7 +37,7 @@ class GradWeightTable:
     ... )
     >>> table.query([[8.0, 6.0]])
     array([[0. , 0. , 0.5]], dtype=float32)
-    >>> table.query([[8.0, 6.0]], num_neighbours=2)
+    >>> table.query([[8.0, 6.0]], num_neighbors=2)
     array([[0.125, 0.   , 0.25 ]], dtype=float32)
     """
 
@@ -56,7 +56,7 @@ class GradWeightTable:
     def query(
         self,
         embeddings: Any,
-        num_neighbours: int = 1,
+        num_neighbors: int = 1,
         *,
         search: Literal["exact", "faiss"] = "exact",
     ) -> np.ndarray:
@@ -64,12 +64,12 @@ class GradWeightTable:
 
         Args:
             embeddings: (n, D), raw or of length 1.
-            num_neighbours: entries to average, 1 to N.
-            search: "exact" (scikit-learn compares with every entry) or "faiss"
-                (approximate, for large databases; made at the first call).
+            num_neighbors: entries to average, 1 to N.
+            search: "exact" (a comparison with every entry) or "faiss" (approximate,
+                for large databases; its index is made at the first call).
 
         Returns:
-            (n, k) float32: the plain mean over the neighbours, 0 for channels that
+            (n, k) float32: the plain mean over the neighbors, 0 for channels that
             none of them lists.
 
         Raises:
@@ -77,7 +77,7 @@ class GradWeightTable:
                 or a search that is out of range.
             ImportError: where the library of the search is missing.
         """
-        return self.lend(self.find(embeddings, num_neighbours, search)[0])
+        return self.lend(self.find(embeddings, num_neighbors, search)[0])
 
     def compress(
         self,
@@ -94,7 +94,8 @@ class GradWeightTable:
         Args:
             num_clusters: 1 to N. There are fewer where entries repeat.
             seed: of k-means.
-            library: that runs k-means; "faiss" for large databases.
+            library: what runs k-means: "scikit-learn" (extra ``[evaluation]``) or
+                "faiss" (extra ``[faiss]``), which is faster for large databases.
 
         Raises:
             ValueError: for a number of clusters that is out of range, or an unknown
@@ -113,23 +114,24 @@ class GradWeightTable:
         )
 
     def find(
-        self, embeddings: Any, num_neighbours: int, search: str
+        self, embeddings: Any, num_neighbors: int, search: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the nearest entries, the nearest first, and how similar they are.
 
         Args:
-            embeddings: see `query`.
-            num_neighbours: see `query`.
-            search: see `query`.
+            embeddings: (n, D), raw or of length 1.
+            num_neighbors: m, 1 to N.
+            search: "exact" or "faiss".
 
         Returns:
             Rows (n, m) and cosine similarities (n, m) float32.
 
         Raises:
-            ValueError: as `query`.
-            ImportError: as `query`.
+            ValueError: for another width, embeddings without direction, or a number
+                or a search that is out of range.
+            ImportError: where the library of the search is missing.
         """
-        self.check_search(num_neighbours, search)
+        self.check_search(num_neighbors, search)
         raw = np.asarray(embeddings, dtype="float32")
         width = self.embeddings.shape[1]
         if raw.ndim != 2 or raw.shape[1] != width:
@@ -142,26 +144,76 @@ class GradWeightTable:
         units = ops.convert_to_numpy(single_point(raw))
         if search not in self._searches:
             self._searches[search] = SEARCHES[search](self.embeddings)
-        rows = self._searches[search](units, num_neighbours)
+        rows = self._searches[search](units, num_neighbors)
         return rows, np.einsum("nd,nmd->nm", units, self.embeddings[rows])
 
     def lend(self, rows: np.ndarray) -> np.ndarray:
-        """Return the mean weights (n, k) float32 of the entries (n, m)."""
+        """Return the mean weights (n, k) float32 of the entries in rows (n, m)."""
         weights = np.zeros((len(rows), self.num_channels), "float32")
         images = np.arange(len(rows))[:, None]
-        for neighbour in rows.T:
+        for neighbor in rows.T:
             # No channel is listed twice in one entry.
-            weights[images, self.channels[neighbour]] += self.values[neighbour]
+            weights[images, self.channels[neighbor]] += self.values[neighbor]
         return weights / rows.shape[1]
 
-    def check_search(self, num_neighbours: int, search: str) -> None:
+    def check_search(self, num_neighbors: int, search: str) -> None:
         """Check how to search.
 
         Raises:
-            ValueError: for a number of neighbours or a search that is out of range.
+            ValueError: for a number of neighbors or a search that is out of range.
         """
-        check_integer("num_neighbours", num_neighbours, 1, len(self))
+        check_integer("num_neighbors", num_neighbors, 1, len(self))
         if search not in SEARCHES:
             raise ValueError(
                 f"`search` must be one of {sorted(SEARCHES)}. Received: {search!r}"
             )
+
+
+def check_arrays(
+    embeddings: np.ndarray, channels: np.ndarray, values: np.ndarray, num_channels: Any
+) -> None:
+    """Check the arrays of a database.
+
+    Raises:
+        ValueError: for shapes that do not belong together, embeddings that are not of
+            length 1, values that are not finite, or channels that are out of range or
+            listed twice.
+    """
+    check_integer("num_channels", num_channels, 1)
+    fits = (
+        embeddings.ndim == channels.ndim == 2
+        and channels.shape == values.shape
+        and 0 < len(embeddings) == len(channels)
+        and 0 < channels.shape[1] <= num_channels
+        and [x.dtype.kind for x in (embeddings, channels, values)] == ["f", "i", "f"]
+    )
+    if not fits:
+        raise ValueError(
+            "A database must have embeddings (N, D), channels (N, M) and values (N, M) "
+            f"with N >= 1 and M <= {num_channels}, all float but the integer channels. "
+            "Received "
+            + ", ".join(f"{x.shape} {x.dtype}" for x in (embeddings, channels, values))
+        )
+    if not (np.isfinite(embeddings).all() and np.isfinite(values).all()):
+        raise ValueError("A database must be finite. It holds NaN or infinity.")
+    if not np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3):
+        raise ValueError("The embeddings of a database must have the length 1.")
+    ordered = np.sort(channels, axis=1)
+    in_range = ordered[:, 0].min() >= 0 and ordered[:, -1].max() < num_channels
+    if not in_range or (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise ValueError(
+            f"The channels of an entry must be different numbers of 0 to "
+            f"{num_channels - 1}."
+        )
+
+
+def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Check an argument that counts.
+
+    Raises:
+        ValueError: unless it is an integer between the bounds.
+    """
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or value < least or (most is not None and value > most):
+        bound = f">= {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"`{name}` must be an integer {bound}. Received: {value!r}")

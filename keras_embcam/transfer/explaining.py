@@ -1,16 +1,17 @@
-"""From a forward pass and a table of weights to heatmaps."""
+"""From a forward pass and the weights that entries lend to heatmaps."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_embcam.heatmaps import combine_channels, resize_heatmaps, scale_heatmaps
 from keras_embcam.method import Method
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.network.view import ModelView
-from keras_embcam.running.image_batches import Batch
-from keras_embcam.transfer.table import GradWeightTable
+from keras_embcam.running.image_batches import Batch, join_rows
+from keras_embcam.transfer.search import GradWeightTable
 
 Tensor = Any
 
@@ -21,16 +22,18 @@ class TransferExplanation(NamedTuple):
     Attributes:
         heatmaps: (n, H, W) float32; see `GradWeightDatabase.explain`.
         embeddings: (n, d) float32, raw.
-        neighbours: (n, m) integers, rows of the database, the nearest first.
+        neighbors: (n, m) integers, rows of the database, the nearest first.
         similarities: (n, m) float32, the cosine similarities to them.
         images: (n, H, W, c) as given or read, before `preprocessing_function`.
+        files: n paths where the images come from files, else None.
     """
 
     heatmaps: np.ndarray
     embeddings: np.ndarray
-    neighbours: np.ndarray
+    neighbors: np.ndarray
     similarities: np.ndarray
     images: Any
+    files: list[Path] | None = None
 
 
 def run_forward(
@@ -41,14 +44,13 @@ def run_forward(
     return recording.activations, recording.embeddings
 
 
-def transfer(
+def explain_batch(
     table: GradWeightTable,
     batch: Batch,
     found: list[np.ndarray],
-    num_neighbours: int,
+    method: Method,
+    num_neighbors: int,
     search: str,
-    resize: bool,
-    normalize: bool,
 ) -> TransferExplanation:
     """Put the weights of the nearest entries on the activations of a batch.
 
@@ -56,10 +58,9 @@ def transfer(
         table: of weights.
         batch: of images.
         found: what `run_forward` returned for it.
-        num_neighbours: see `GradWeightDatabase.explain_batches`.
-        search: as well.
-        resize: as well.
-        normalize: as well.
+        method: whether maps are resized and divided by their maximum.
+        num_neighbors: entries whose weights are averaged.
+        search: "exact" or "faiss".
 
     Raises:
         ValueError: for embeddings of another width or another number of channels.
@@ -71,11 +72,26 @@ def transfer(
             f"{activations.shape[-1]} from this model. Pass the model that it was "
             "fitted with."
         )
-    rows, similarities = table.find(embeddings, num_neighbours, search)
+    rows, similarities = table.find(embeddings, num_neighbors, search)
     heatmaps = combine_channels(activations, table.lend(rows)[:, None, None, :])
-    if resize:
+    if method.resize:
         heatmaps = resize_heatmaps(heatmaps, find_images(batch.inputs).shape[1:3])
-    if normalize:
+    if method.normalize:
         heatmaps = scale_heatmaps(heatmaps)
-    heatmaps = ops.convert_to_numpy(heatmaps)
-    return TransferExplanation(heatmaps, embeddings, rows, similarities, batch.images)
+    return TransferExplanation(
+        ops.convert_to_numpy(heatmaps),
+        embeddings,
+        rows,
+        similarities,
+        batch.images,
+        batch.files,
+    )
+
+
+def join_explanations(batches: list[TransferExplanation]) -> TransferExplanation:
+    """Return all batches as one."""
+    columns = [*zip(*batches, strict=True)]
+    files = columns.pop()
+    joined = [tree.map_structure(join_rows, *column) for column in columns]
+    paths = None if files[0] is None else [path for part in files for path in part]
+    return TransferExplanation._make([*joined, paths])

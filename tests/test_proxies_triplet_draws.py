@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.transfer.triplet_draws."""
+"""Tests of keras_embcam.proxies.triplet_draws."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 from keras_embcam.proxies import pairwise_distance
-from keras_embcam.transfer.triplet_draws import TripletDraws
+from keras_embcam.proxies.triplet_draws import TripletDraws
 
 LABELS = np.array([3, 3, 3, 7, 7, 9, 9, 9])
 
