@@ -1,5 +1,5 @@
 """Catalogues that outgrow a machine, explained part by part on Ray Data."""
 
-from keras_embcam.catalogue.run import CatalogueCounts, explain_catalogue
+from keras_embcam.catalogue.driver import CatalogueCounts, explain_catalogue
 
 __all__ = ["CatalogueCounts", "explain_catalogue"]

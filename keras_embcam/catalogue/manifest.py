@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_embcam.catalogue.inputs import Part, Source, list_inputs, list_parts
+from keras_embcam.catalogue.source import Part, Source, list_inputs, list_parts
 
 # Readers of Parquet folders leave out what begins with "_" or ".".
 MANIFEST = "_manifest.json"

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if "check" in options:  # what can be said before TensorFlow is loaded
             options.check(options)
-        import_tensorflow_quietly()
+        import_tensorflow_quietly(options.run is not explain_catalogue.run)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             options.run(options)

@@ -18,7 +18,7 @@ HARMLESS = (
 NO_DRIVERS = "Could not find cuda drivers"
 
 
-def import_tensorflow_quietly() -> None:
+def import_tensorflow_quietly(uses_devices: bool) -> None:
     """Import TensorFlow and let it look for its devices, showing only real warnings.
 
     ``TF_CPP_MIN_LOG_LEVEL`` does not reach the first lines, which are printed before
@@ -30,7 +30,8 @@ def import_tensorflow_quietly() -> None:
     with _filtered_stderr():
         import tensorflow as tf
 
-        tf.config.list_logical_devices()
+        if uses_devices:  # what looks for a GPU may take all its memory
+            tf.config.list_logical_devices()
 
 
 def drop_information(text: str) -> str:

@@ -7,16 +7,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from keras_embcam._version import __version__
-from keras_embcam.catalogue.inputs import Part, Source, open_source
+from keras_embcam.catalogue.actor import PartExplainer, Settings
 from keras_embcam.catalogue.manifest import (
     hash_file,
     part_path,
     plan_parts,
     remove_unfinished,
 )
-from keras_embcam.catalogue.worker import PartExplainer, Settings
-from keras_embcam.presets import apply_preset
-from keras_embcam.weightings import WEIGHTINGS, check_top_channels
+from keras_embcam.catalogue.source import Part, Source, open_source
+from keras_embcam.method import Method
+from keras_embcam.running.image_batches import check_image_size
+from keras_embcam.running.preprocessing import get_preprocessing
+from keras_embcam.weightings import WEIGHTINGS
 
 # Of a part whose actor died.
 MAX_RETRIES = 3
@@ -49,7 +51,7 @@ def explain_catalogue(
     weighting: str = "gradcam",
     top_channels: int | None = None,
     preset: str | None = None,
-    preprocessing_function: Callable | None = None,
+    preprocessing_function: str | Callable | None = None,
     image_size: tuple[int, int] | None = None,
     image_column: str = "image",
     id_column: str | None = None,
@@ -78,7 +80,8 @@ def explain_catalogue(
                    maximum (some 100 bytes); `resize_heatmaps` brings it to the
                    size of the image. Box and ratio come from the exact map.
     ``error``      null, or why there is nothing else: one damaged image does not
-                   end the run
+                   end the run (of a damaged record in TFRecord, what lies behind it
+                   in the file is lost as well)
     =============  =============================================================
 
     A run that was killed goes on where it stopped when it is called again: the parts
@@ -88,10 +91,10 @@ def explain_catalogue(
 
     Args:
         model_path: a ``.keras`` file.
-        source: a folder, searched through, or a file: images (JPEG, PNG, GIF, BMP),
-            Parquet with encoded images in a binary column, or uncompressed TFRecord
-            files of `tf.train.Example`. Large row groups in Parquet are read once
-            for each part in them.
+        source: a folder, searched through, or a file: images (JPEG, PNG, WebP, TIFF,
+            ...), Parquet with encoded images in a binary column, or uncompressed
+            TFRecord files of `tf.train.Example`. Large row groups in Parquet are read
+            once for each part in them.
         output_folder: empty, or that of an earlier run of the same options.
         format: of `source`; None to tell from the names of the files.
         num_actors: how many processes explain at once; Ray reserves a core for each.
@@ -99,22 +102,24 @@ def explain_catalogue(
             set TF_FORCE_GPU_ALLOW_GROWTH, or the first process takes all the memory.
         batch_size: images at a time, >= 1. May change from run to run.
         images_per_part: images in a file of the output, >= 1; what is lost of an
-            actor's work when it dies.
-        conv_layer: a name; see `EmbeddingCAM`.
-        embedding_layer: a name; see `EmbeddingCAM`.
-        weighting: a name; see `EmbeddingCAM`.
-        top_channels: see `EmbeddingCAM`.
-        preset: see `EmbeddingCAM`; boxes are then found by its rule.
-        preprocessing_function: see `explain_batches`; defined at the top of a module
-            that the actors can import, such as
-            `keras.applications.resnet50.preprocess_input`.
+            actor's work when it dies. A TFRecord file is one part, however large.
+        conv_layer: name or path of the layer to explain; None for the last convolution.
+        embedding_layer: name or path of the layer that makes the embedding; None for
+            the model's output.
+        weighting: a name, such as "gradcam" or "layercam".
+        top_channels: how many channels to keep; None for all.
+        preset: a name that stands for layers and weighting, such as "localize"; boxes
+            are then found by its rule.
+        preprocessing_function: applied to images before the model: a name, such as
+            "resnet50", "imagenet" or "0,1", or a function at the top of a module that
+            the actors can import.
         image_size: (height, width) for a model of images of any size.
         image_column: of Parquet and TFRecord.
         id_column: strings or integers, in Parquet and TFRecord; null counts as
             "FILE:NUMBER".
         box_column: 4 numbers a box, in one list.
         bounding_box_format: of the boxes, as Keras names it; pixels are those of the
-            encoded image.
+            image as viewers show it, turned by its EXIF data.
 
     Raises:
         ImportError: where Ray is missing.
@@ -145,14 +150,16 @@ def explain_catalogue(
         raise ValueError(
             f"`weighting` must be one of {sorted(WEIGHTINGS)}. Received: {weighting!r}"
         )
-    check_top_channels(top_channels)
-    # For its errors, before anything starts.
-    apply_preset(preset, conv_layer, weighting, top_channels)
-    if image_size is not None and not _is_size(image_size):
-        raise ValueError(
-            "`image_size` must be (height, width), two integers >= 1. Received: "
-            f"{image_size!r}"
-        )
+    method = Method(
+        weighting=weighting,
+        top_channels=top_channels,
+        conv_layer=conv_layer,
+        embedding_layer=embedding_layer,
+        preset=preset,
+        resize=False,
+        normalize=False,
+    )
+    image_size = check_image_size(image_size)
     root = Path(source).absolute()
     if folder.is_relative_to(root):
         raise ValueError(
@@ -168,7 +175,7 @@ def explain_catalogue(
         "top_channels": None if top_channels is None else int(top_channels),
         "preset": preset,
         "preprocessing_function": _name_function(preprocessing_function),
-        "image_size": None if image_size is None else [int(x) for x in image_size],
+        "image_size": image_size,
         "bounding_box_format": bounding_box_format,
         "keras_embcam": __version__,
     }
@@ -177,11 +184,7 @@ def explain_catalogue(
         model_path,
         folder,
         batch_size,
-        conv_layer,
-        embedding_layer,
-        weighting,
-        top_channels,
-        preset,
+        method,
         preprocessing_function,
         image_size,
         bounding_box_format,
@@ -197,6 +200,9 @@ def explain_catalogue(
             ray.init(include_dashboard=False)
         try:
             _explain_parts(missing, opened, settings, num_actors, num_gpus)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note("The finished parts are kept: call it again to go on.")
+            raise
         finally:
             if started:
                 ray.shutdown()
@@ -255,22 +261,17 @@ def _count(folder: Path) -> CatalogueCounts:
     import pyarrow.dataset
 
     table = pyarrow.dataset.dataset(folder, format="parquet")
+    if not table.count_rows():
+        raise ValueError("`source` must hold images. It holds none.")
     failed = pyarrow.dataset.field("error").is_valid()
     return CatalogueCounts(table.count_rows(), table.count_rows(filter=failed))
 
 
-def _is_size(size: Any) -> bool:
-    return (
-        isinstance(size, list | tuple)
-        and len(size) == 2
-        and all(isinstance(x, int | np.integer) and x > 0 for x in size)
-    )
-
-
-def _name_function(function: Callable | None) -> str | None:
+def _name_function(function: str | Callable | None) -> str | None:
     """Return the name that the manifest knows a function by."""
-    if function is None:
-        return None
+    if function is None or isinstance(function, str):
+        get_preprocessing(function)  # for its error
+        return function
     name = getattr(function, "__qualname__", "<>")
     if "<" in name:  # "<lambda>", "make.<locals>.function"
         raise ValueError(

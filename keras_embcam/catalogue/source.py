@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
-from keras_embcam.catalogue.records import find_records, list_features, read_examples
 from keras_embcam.running.image_files import SUFFIXES
 
 FORMATS = ("images", "parquet", "tfrecord")
+
+# Examples that are looked at to learn which features a TFRecord file has.
+NUM_LOOKED_AT = 64
 
 
 class Source(NamedTuple):
@@ -38,14 +41,12 @@ class Part(NamedTuple):
         files: the image files of the part, or the one file that it lies in;
             relative to the root of the source.
         first: the number of its first image in that file.
-        num_images: how many they are.
-        offset: byte at which they start, in a TFRecord file.
+        num_images: how many they are; None for all of a TFRecord file.
     """
 
     files: list[str]
     first: int
-    num_images: int
-    offset: int = 0
+    num_images: int | None
 
 
 class Item(NamedTuple):
@@ -119,7 +120,10 @@ def list_inputs(source: Source) -> list[list]:
 
 
 def list_parts(source: Source, inputs: list[list], images_per_part: int) -> list[Part]:
-    """Cut the inputs into parts of so many images, none of which spans two tables.
+    """Cut the inputs into parts, none of which spans two tables.
+
+    A TFRecord file is one part: where its records begin is known only to who has read
+    it so far, and large sets are written as many files.
 
     Raises:
         ValueError: for missing columns, files that are not of the format, and no rows.
@@ -129,21 +133,13 @@ def list_parts(source: Source, inputs: list[list], images_per_part: int) -> list
         starts = range(0, len(names), images_per_part)
         slices = [names[start : start + images_per_part] for start in starts]
         return [Part(files, 0, len(files)) for files in slices]
-    parts = []
-    known: set[str] = set()
-    for name in names:
-        path = _path(source, name)
-        if source.format == "parquet":
-            offsets = [0] * _count_rows(source, path)
-        else:
-            offsets = find_records(path)
-            known |= list_features(path, min(len(offsets), 64))
-        for first in range(0, len(offsets), images_per_part):
-            here = offsets[first : first + images_per_part]
-            parts.append(Part([name], first, len(here), here[0]))
     if source.format == "tfrecord":
-        # Some files may be without boxes, but not all.
-        _check_columns(source, source.root, known)
+        return [Part([name], 0, None) for name in names]
+    parts = []
+    for name in names:
+        num_rows = _count_rows(source, _path(source, name))
+        for first in range(0, num_rows, images_per_part):
+            parts.append(Part([name], first, min(images_per_part, num_rows - first)))
     if not parts:
         raise ValueError(
             f"`source` must hold images: {str(source.root)!r} has no rows."
@@ -151,20 +147,36 @@ def list_parts(source: Source, inputs: list[list], images_per_part: int) -> list
     return parts
 
 
-def read_items(source: Source, part: Part) -> list[Item]:
-    """Return the images of a part, in order."""
+def check_features(source: Source, part: Part) -> None:
+    """Check that a part of TFRecord has the features that are asked for.
+
+    Raises:
+        ValueError: for features that none of its first examples has.
+    """
+    if source.format == "tfrecord":
+        path = _path(source, part.files[0])
+        rows = [row for row, _ in islice(_read_examples(source, path), NUM_LOOKED_AT)]
+        if rows:
+            _check_columns(source, path, {name for row in rows for name in row})
+
+
+def read_items(source: Source, part: Part) -> Iterator[Item]:
+    """Yield the images of a part, in order.
+
+    Raises:
+        ValueError: for a TFRecord file that is none.
+    """
     if source.format == "images":
-        return [_read_file(source, name) for name in part.files]
+        yield from (_read_file(source, name) for name in part.files)
+        return
     (name,) = part.files
     path = _path(source, name)
     if source.format == "parquet":
         rows = _read_rows(source, path, part)
     else:
-        rows = read_examples(path, part.offset, part.num_images, source.box_column)
-    return [
-        _make_item(source, f"{name}:{number}", *row)
-        for number, row in enumerate(rows, part.first)
-    ]
+        rows = _read_examples(source, path)
+    for number, row in enumerate(rows, part.first):
+        yield _make_item(source, f"{name}:{number}", *row)
 
 
 def _make_item(source: Source, name: str, row: dict, error: str | None) -> Item:
@@ -224,7 +236,7 @@ def _count_rows(source: Source, path: Path) -> int:
     if kind not in (pyarrow.binary(), pyarrow.large_binary()):
         raise ValueError(
             f"The column {source.image_column!r} must hold encoded images (JPEG, PNG, "
-            f"GIF, BMP) as binary. Its type in {str(path)!r} is {kind}."
+            f"WebP, ...) as binary. Its type in {str(path)!r} is {kind}."
         )
     return file.metadata.num_rows
 
@@ -237,10 +249,49 @@ def _read_rows(source: Source, path: Path, part: Part) -> Iterator[tuple]:
     groups = range(file.num_row_groups)
     sizes = [file.metadata.row_group(group).num_rows for group in groups]
     ends = list(accumulate(sizes))
-    end = part.first + part.num_images
+    num_images = part.num_images or 0
+    end = part.first + num_images
     touched = [x for x in groups if ends[x] > part.first and ends[x] - sizes[x] < end]
     skipped = part.first - (ends[touched[0]] - sizes[touched[0]])
-    # A few rows at a time: of large row groups the rest is never in memory.
+    # A few rows at a time, so that large row groups are never in memory as a whole.
     batches = file.iter_batches(64, row_groups=touched, columns=_columns(source))
     rows = ((row, None) for batch in batches for row in batch.to_pylist())
-    return islice(rows, skipped, skipped + part.num_images)
+    return islice(rows, skipped, skipped + num_images)
+
+
+def _read_examples(source: Source, path: Path) -> Iterator[tuple[dict, str | None]]:
+    """Yield the features of each example, and what is wrong with it."""
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    is_first = True
+    while True:
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except tf.errors.DataLossError as error:
+            if is_first:
+                raise ValueError(
+                    f"{str(path)!r} is no TFRecord file, or compressed: write it anew, "
+                    "uncompressed."
+                ) from error
+            # The length of a damaged record is damaged too: nothing behind it is found.
+            yield {}, "Damaged record: this one and all behind it in the file are lost."
+            return
+        is_first = False
+        try:
+            features = tf.train.Example.FromString(record).features.feature
+        except Exception as error:  # the class belongs to protobuf
+            yield {}, f"Damaged record: {error}"
+            continue
+        row = {name: _list_values(feature) for name, feature in features.items()}
+        several = row.get(source.box_column)
+        yield (
+            {name: next(iter(values), None) for name, values in row.items()}
+            | ({source.box_column: several} if several is not None else {}),
+            None,
+        )
+
+
+def _list_values(feature: tf.train.Feature) -> list:
+    kind = feature.WhichOneof("kind")
+    return list(getattr(feature, kind).value) if kind else []

@@ -1,38 +1,52 @@
 """What an actor does: one part of a catalogue, from encoded images to a file."""
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_embcam.catalogue.inputs import Item, Part, Source, read_items
 from keras_embcam.catalogue.manifest import part_path, write_whole
-from keras_embcam.explaining import explain
+from keras_embcam.catalogue.source import (
+    Item,
+    Part,
+    Source,
+    check_features,
+    read_items,
+)
 from keras_embcam.heatmaps import find_boxes, resize_heatmaps, scale_heatmaps
+from keras_embcam.method import Method
 from keras_embcam.metrics import heatmap_ratio_in_boxes
 from keras_embcam.metrics.regions import place_boxes
 from keras_embcam.network.inputs import declared_images
-from keras_embcam.presets import box_threshold
+from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.image_files import decode_image, resize_image
+from keras_embcam.running.one_batch import explain_images
 
 
 class Settings(NamedTuple):
-    """How to explain; see `explain_catalogue`."""
+    """How the images of a catalogue are explained.
+
+    Attributes:
+        model_path: a ``.keras`` file.
+        output_folder: of the catalogue.
+        batch_size: images at a time.
+        method: what is explained and how; maps as large as the activations, not scaled.
+        preprocessing_function: applied to images before the model, its name, or None.
+        image_size: (height, width) for a model of images of any size, or None.
+        bounding_box_format: of the boxes, as Keras names it.
+    """
 
     model_path: Path
     output_folder: Path
     batch_size: int
-    conv_layer: str | None
-    embedding_layer: str | None
-    weighting: str
-    top_channels: int | None
-    preset: str | None
-    preprocessing_function: Callable | None
+    method: Method
+    preprocessing_function: str | Callable | None
     image_size: tuple[int, int] | None
     bounding_box_format: str
 
@@ -80,7 +94,9 @@ class PartExplainer:
         # It is there if the actor was killed between the writing and the report.
         if not path.exists():
             try:
-                rows = self._explain(read_items(self._source, Part(**row)))
+                part = Part(**row)
+                self._check_once(part)
+                rows = self._explain(read_items(self._source, part))
                 explained = pyarrow.Table.from_pylist(rows, _schema())
                 write_whole(path, lambda x: pyarrow.parquet.write_table(explained, x))
             except Exception as error:
@@ -94,13 +110,9 @@ class PartExplainer:
         # Not in `__init__`: what is wrong with it is to be reported like the rest.
         return keras.models.load_model(self._settings.model_path, compile=False)
 
-    def _explain(self, items: list[Item]) -> list[dict[str, Any]]:
+    def _explain(self, items: Iterator[Item]) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
-        if not self._is_checked:
-            self._check()
-            self._is_checked = True
-        for start in range(0, len(items), self._settings.batch_size):
-            batch = items[start : start + self._settings.batch_size]
+        while batch := list(islice(items, self._settings.batch_size)):
             readable, prepared = [], []
             for item in batch:
                 row: dict[str, Any] = {"id": item.id, "error": item.error}
@@ -117,17 +129,21 @@ class PartExplainer:
                 row.update(values)
         return rows
 
-    def _check(self) -> None:
-        """Find before any image what is wrong with all of them."""
+    def _check_once(self, part: Part) -> None:
+        """Find what is wrong with all images before the first one."""
+        if self._is_checked:
+            return
+        check_features(self._source, part)
         self._convert_boxes([0.0, 0.0, 1.0, 1.0], (1, 1))
         if not all(self._input_shape):
             raise ValueError(
                 "The model takes images of any size: pass `image_size`, the (height, "
                 "width) to bring them to."
             )
-        # Noise: what scales images by their deviation cannot take a single colour.
+        # Noise: what divides images by their deviation cannot take a single colour.
         noise = np.random.default_rng(0).integers(0, 256, self._input_shape)
         self._measure([Prepared(noise.astype("float32"), np.zeros((0, 4), "float32"))])
+        self._is_checked = True
 
     @cached_property
     def _input_shape(self) -> tuple[Any, Any, int]:
@@ -142,15 +158,9 @@ class PartExplainer:
 
     def _prepare(self, encoded: bytes, box: list[float] | None) -> Prepared:
         height, width, channels = self._input_shape
-        try:
-            image = tf.io.decode_image(encoded, channels, expand_animations=False)
-        except tf.errors.OpError as error:
-            # Without the names of TensorFlow's operations around it.
-            reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message.splitlines()[0])
-            raise ValueError(f"Cannot read the image: {reason}") from error
+        image = decode_image(encoded, channels)
         boxes = self._convert_boxes(box, image.shape)
-        # Not cast before: a large photograph as floats would take four times as much.
-        resized = tf.image.resize(image, (height, width)).numpy()
+        resized = resize_image(image, (height, width))
         if self._declared is not None and "int" in self._declared.dtype:
             resized = np.rint(resized)
         return Prepared(resized, boxes)
@@ -181,25 +191,15 @@ class PartExplainer:
     def _measure(self, prepared: list[Prepared]) -> list[dict[str, Any]]:
         settings = self._settings
         images = np.stack([x.image for x in prepared])
-        explanation = explain(
-            self._model,
-            images,
-            details=True,
-            conv_layer=settings.conv_layer,
-            embedding_layer=settings.embedding_layer,
-            weighting=settings.weighting,
-            top_channels=settings.top_channels,
-            preset=settings.preset,
-            preprocessing_function=settings.preprocessing_function,
-            batch_size=len(images),
-            resize=False,
-            normalize=False,
+        source = ImageSource(
+            images, self._model, len(images), settings.preprocessing_function
+        )
+        [(_, (embeddings, maps, _))] = run_batches(
+            self._model, source, settings.method, explain_images
         )
         height, width = images.shape[1:3]
-        heatmaps = scale_heatmaps(
-            resize_heatmaps(explanation.heatmaps, (height, width))
-        )
-        found = find_boxes(heatmaps, box_threshold(settings.preset))
+        heatmaps = scale_heatmaps(resize_heatmaps(maps, (height, width)))
+        found = find_boxes(heatmaps, settings.method.box_threshold)
         found /= _size_of_boxes(height, width)
         # Rows of zeros are no boxes.
         boxes = np.zeros((len(prepared), max(len(x.boxes) for x in prepared), 4))
@@ -210,7 +210,7 @@ class PartExplainer:
             ratios = np.asarray(
                 heatmap_ratio_in_boxes(heatmaps, boxes.astype("float32"), "rel_xyxy")
             )
-        small = np.asarray(scale_heatmaps(explanation.heatmaps))
+        small = np.asarray(scale_heatmaps(maps))
         return [
             {
                 "embedding": embedding,
@@ -221,7 +221,7 @@ class PartExplainer:
             if np.isfinite(embedding).all()
             else {"error": "The embedding holds NaN or infinity."}
             for embedding, box, ratio, heatmap in zip(
-                explanation.embeddings, found, ratios, small, strict=True
+                embeddings, found, ratios, small, strict=True
             )
         ]
 
