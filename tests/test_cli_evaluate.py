@@ -1,6 +1,7 @@
 """The command embcam evaluate, run as a person does."""
 
 import json
+import sys
 
 import keras
 import numpy as np
@@ -79,8 +80,10 @@ def test_a_table_of_a_cub_folder(folder, tmp_path, capsys) -> None:
         num_timings=0,
     )
     for row, other in zip(content["rows"], expected.rows, strict=True):
-        assert row["ratio_box"] == pytest.approx(other["ratio_box"], abs=1e-6)
-        assert row["localization_0.2"] == other["localization_0.2"]
+        assert row["heatmap_ratio_bbox"] == pytest.approx(
+            other["heatmap_ratio_bbox"], abs=1e-6
+        )
+        assert row["localization_accuracy_0.2"] == other["localization_accuracy_0.2"]
     assert set(content["curves"]) == {
         "Localisation accuracy by threshold",
         "Heatmap ratio by top channels",
@@ -94,7 +97,7 @@ def test_faithfulness_of_plain_images(folder, capsys) -> None:
     arguments = ["--images", *images, "--methods", "edges,class_mean"]
     assert run(folder, *arguments, "--faithfulness", 4, "--conv-layer", "first") == 0
     printed = capsys.readouterr().out
-    assert "own cell of 4" in printed and "ratio box" not in printed
+    assert "own cell of 4" in printed and "ratio bbox" not in printed
     assert "| class_mean | class_mean | gradcam | first | 14 x 14 x 8 |" in printed
     assert "images: 12" in printed and "images from: 0, 1, 2, 3" in printed
 
@@ -112,23 +115,66 @@ def test_an_unreadable_file_is_left_out_unless_strict(folder, tmp_path, capsys) 
     assert "bad.png" in capsys.readouterr().err
 
 
-def test_several_models_are_averaged(folder, tmp_path, capsys) -> None:
+def test_several_models_are_rows_unless_their_average_is_asked_for(
+    folder, tmp_path, capsys
+) -> None:
     keras.utils.set_random_seed(9)
     model = keras.models.clone_model(keras.models.load_model(folder / "model.keras"))
     model.save(tmp_path / "other.keras")
     arguments = ["--cub", folder / "birds", "--methods", "single_point"]
-    ratios = []
-    for models in ([], [tmp_path / "other.keras"]):
-        out = tmp_path / f"out{len(models)}"
-        assert run(folder, *models, *arguments, "--out", out) == 0
-        (row,) = json.loads((out / "table.json").read_text())["rows"]
-        ratios.append(row["ratio_box"])
-    alone = ["evaluate", tmp_path / "other.keras", *arguments, "--out", tmp_path]
-    assert main([*map(str, alone)]) == 0
-    (row,) = json.loads((tmp_path / "table.json").read_text())["rows"]
-    assert ratios[0] != row["ratio_box"]
-    assert ratios[1] == pytest.approx((ratios[0] + row["ratio_box"]) / 2)
+    several = [tmp_path / "other.keras", *arguments]
+
+    def rows(models) -> list[dict]:
+        assert run(folder, *models, "--out", tmp_path / "out") == 0
+        return json.loads((tmp_path / "out/table.json").read_text())["rows"]
+
+    first, second = rows(several)
+    assert (first["model"], second["model"]) == ("model.keras", "other.keras")
+    assert "| other.keras | single_point |" in capsys.readouterr().out
+    (alone,) = rows(arguments)
+    assert first["heatmap_ratio_bbox"] == alone["heatmap_ratio_bbox"]
+    assert first["heatmap_ratio_bbox"] != second["heatmap_ratio_bbox"]
+    (mean,) = rows([*several, "--average"])
+    expected = (first["heatmap_ratio_bbox"] + second["heatmap_ratio_bbox"]) / 2
+    assert mean["heatmap_ratio_bbox"] == pytest.approx(expected)
     assert "std models" in capsys.readouterr().out
+
+
+def test_models_of_one_file_name_are_told_apart(folder, tmp_path, capsys) -> None:
+    keras.models.load_model(folder / "model.keras").save(tmp_path / "model.keras")
+    arguments = ["--cub", folder / "birds", "--methods", "uniform"]
+    assert run(folder, tmp_path / "model.keras", *arguments) == 0
+    printed = capsys.readouterr().out
+    assert f"| {folder / 'model.keras'} | uniform |" in printed
+    assert f"| {tmp_path / 'model.keras'} | uniform |" in printed
+
+
+def test_different_architectures_are_not_averaged(folder, tmp_path, capsys) -> None:
+    wide = keras.Sequential(
+        [
+            keras.Input((SIZE, SIZE, 3)),
+            layers.Conv2D(5, 3),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+    wide.save(tmp_path / "wide.keras")
+    arguments = ["--cub", folder / "birds", "--methods", "uniform", "--average"]
+    assert run(folder, tmp_path / "wide.keras", *arguments) == 2
+    assert "trainings of one architecture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("missing", "options"),
+    [("scipy.stats", ["--faithfulness", 2]), ("matplotlib.figure", ["--out", "x"])],
+)
+def test_what_is_missing_is_said_before_a_model_is_loaded(
+    folder, capsys, monkeypatch, missing, options
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(keras.models, "load_model", None)
+    arguments = ["--cub", folder / "birds", "--methods", "uniform", *options]
+    assert run(folder, *arguments) == 2
+    assert "keras-embcam[evaluation]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,13 @@ def add_command(commands: Any) -> None:
         metavar="MODEL.keras",
         type=Path,
         nargs="+",
-        help="several, such as trainings with other seeds: means and deviations",
+        help="several: a row for each model and method",
+    )
+    evaluate.add_argument(
+        "--average",
+        action="store_true",
+        help="means and deviations over the models, which must be trainings of one "
+        "architecture, such as with other seeds",
     )
     images = evaluate.add_mutually_exclusive_group(required=True)
     images.add_argument(
@@ -87,7 +93,14 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     import keras
 
-    from keras_embcam.evaluation import DEFAULT_METHODS, Report, get_methods
+    from keras_embcam.evaluation import (
+        DEFAULT_METHODS,
+        average_reports,
+        get_methods,
+        join_reports,
+    )
+    from keras_embcam.evaluation.correlation import check_scipy
+    from keras_embcam.evaluation.plots import check_matplotlib
 
     for path in options.models:
         if not path.exists():
@@ -109,13 +122,21 @@ def run(options: argparse.Namespace) -> None:
     get_methods(methods)  # for its errors, before models are loaded
     if options.sensitivity and not _list_channel_weightings(methods):
         raise ValueError("--sensitivity needs a method that weighs channels.")
+    if options.faithfulness:
+        check_scipy()
+    if options.out is not None:
+        check_matplotlib()
+    names = [path.name for path in options.models]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in options.models]
     reports = [
-        _evaluate(
-            keras.models.load_model(path, compile=False), path.name, methods, options
-        )
-        for path in options.models
+        _evaluate(keras.models.load_model(path, compile=False), name, methods, options)
+        for path, name in zip(options.models, names, strict=True)
     ]
-    report = reports[0] if len(reports) == 1 else Report.combine(reports)
+    if len(reports) == 1:
+        [report] = reports
+    else:
+        report = average_reports(reports) if options.average else join_reports(reports)
     print(report)
     if options.out is not None:
         for path in report.save(options.out):

@@ -3,6 +3,21 @@
 import numpy as np
 
 
+def check_scipy() -> None:
+    """Check that what `rank_correlation` needs is installed.
+
+    Raises:
+        ImportError: without SciPy.
+    """
+    try:
+        import scipy.stats  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Rank correlations need SciPy, which is not installed. Install the extra: "
+            'pip install "keras-embcam[evaluation]".'
+        ) from error
+
+
 def rank_correlation(maps: np.ndarray, other_maps: np.ndarray) -> np.ndarray:
     """Return Spearman's rank correlation of two maps of each image, over pixels.
 
@@ -22,13 +37,9 @@ def rank_correlation(maps: np.ndarray, other_maps: np.ndarray) -> np.ndarray:
     >>> rank_correlation([[[1, 2, 3]]], [[[0, 10, 11]]]).round(6).tolist()
     [1.0]
     """
-    try:
-        from scipy.stats import spearmanr
-    except ImportError as error:
-        raise ImportError(
-            "rank_correlation needs SciPy, which is not installed. Install the extra: "
-            'pip install "keras-embcam[evaluation]".'
-        ) from error
+    check_scipy()
+    from scipy.stats import spearmanr
+
     maps, other_maps = np.asarray(maps), np.asarray(other_maps)
     if maps.ndim != 3 or maps.shape != other_maps.shape:
         raise ValueError(

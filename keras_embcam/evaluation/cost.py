@@ -1,29 +1,49 @@
-"""What a method costs by itself: time measured, memory counted."""
+"""What a method looks at, and what it costs by itself."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_embcam.evaluation.baselines import activation_sum
-from keras_embcam.evaluation.maps import explain_with_all
-from keras_embcam.evaluation.method import Method
-from keras_embcam.evaluation.set_run import LayerFacts, make_embedder
+from keras_embcam.evaluation.compared_method import ComparedMethod
+from keras_embcam.evaluation.context import Context
+from keras_embcam.evaluation.measured import Column, Measured
+from keras_embcam.evaluation.shared_runs import explain_with_all
+
+COST_COLUMNS = (
+    Column("seconds", "seconds an image", 4),
+    Column("relative_time", "times the embedding", 2),
+    Column("kilobytes", "kB an image", 0),
+)
+METHOD_COLUMNS = (
+    Column("proxy", "proxy", 0),
+    Column("weights", "weighting", 0),
+    Column("conv_layer", "layer", 0),
+    Column("map_size", "map", 0),
+)
 
 
-def measure_costs(
-    model: keras.Model,
-    methods: Sequence[Method],
-    images: np.ndarray,
-    proxies: Sequence[Any],
-    layers: Sequence[LayerFacts | None],
-    *,
-    conv_layer: Any = None,
-    embedding_layer: Any = None,
-    num_timings: int = 3,
-) -> list[dict[str, float]]:
+def describe_methods(context: Context) -> Measured:
+    """State what each method explains, and the embedding that all of them do."""
+    rows: list[dict[str, Any]] = []
+    settings: dict[str, Any] = {
+        "image size": " x ".join(map(str, context.first_batch["image"].shape[1:3])),
+        "parameters": context.model.count_params(),
+    }
+    for method, layer in zip(context.methods, context.layers, strict=True):
+        row = {"proxy": method.describe_proxy(), "weights": method.describe_weights()}
+        if layer is not None:
+            row["conv_layer"] = ", ".join(layer.names)
+            row["map_size"] = ", ".join(" x ".join(map(str, x)) for x in layer.shapes)
+            settings["embedding"] = f"{layer.embedding}, width {layer.width}"
+        rows.append(row)
+    return Measured(rows, settings=settings)
+
+
+def measure_costs(context: Context, num_timings: int) -> Measured:
     """Time each method alone on one batch, beside the plain embedding of it.
 
     Medians, after a first run that compiles; the two take turns. Memory is counted and
@@ -32,30 +52,26 @@ def measure_costs(
     size of the image.
 
     Args:
-        model: see `explain`.
-        methods: m of them.
-        images: (n, H, W, c) as the model takes them.
-        proxies: m items, see `ProxySet.choose`.
-        layers: m items, what is known of their layers.
-        conv_layer: any layer to view the model at, for the plain embedding.
-        embedding_layer: see `explain`.
+        context: of the set.
         num_timings: whose median is taken, >= 1.
-
-    Returns:
-        A dict for each method: "seconds" an image, "relative_time" to the embedding,
-        and "kilobytes" an image where it can be counted.
     """
-    embed = make_embedder(model, conv_layer, embedding_layer)
+    batch = context.first_batch
+    images = batch["image"]
+    proxies = context.proxies.choose(
+        context.methods, np.arange(len(images)), context.labels_of(batch)
+    )
     costs = []
-    for method, vectors, layer in zip(methods, proxies, layers, strict=True):
+    for method, vectors, layer in zip(
+        context.methods, proxies, context.layers, strict=True
+    ):
 
-        def explain_once(method: Method = method, vectors: Any = vectors) -> Any:
-            return list(
-                explain_with_all(model, [method], images, [vectors], embedding_layer)
-            )
+        def explain_once(
+            method: ComparedMethod = method, vectors: Any = vectors
+        ) -> Any:
+            return list(explain_with_all(context.model, [method], images, [vectors]))
 
         seconds, seconds_to_embed = _time_both(
-            explain_once, lambda: embed(images), num_timings
+            explain_once, lambda: context.embed(images, len(images)), num_timings
         )
         cost = {
             "seconds": seconds / len(images),
@@ -68,7 +84,14 @@ def measure_costs(
                 num_floats += num_tensors * sum(map(np.prod, layer.shapes))
             cost["kilobytes"] = float(num_floats) * 4 / 1000
         costs.append(cost)
-    return costs
+    return Measured(costs)
+
+
+def _explain_once(
+    model: keras.Model, method: ComparedMethod, images: np.ndarray, proxies: Any
+) -> None:
+    for _ in explain_with_all(model, [method], images, [proxies]):
+        pass
 
 
 def _time_both(
@@ -76,7 +99,7 @@ def _time_both(
 ) -> tuple[float, float]:
     """Return the median seconds of two functions that take turns.
 
-    So that whatever else keeps the machine busy weighs on both alike.
+    Whatever else keeps the machine busy then slows both down alike.
     """
     seconds = []
     for turn in range(num_timings + 1):

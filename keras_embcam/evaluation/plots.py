@@ -6,6 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from keras_embcam.metrics.heatmap_figures import RATIOS
+
+
+def check_matplotlib() -> None:
+    """Check that what `draw_plots` needs is installed.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Plots need matplotlib: pip install 'keras-embcam[evaluation]'"
+        ) from error
+
 
 def draw_plots(
     rows: list[dict[str, Any]], curves: dict[str, dict[str, Any]], folder: Path
@@ -23,12 +39,9 @@ def draw_plots(
     Raises:
         ImportError: where matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Plots need matplotlib: pip install 'keras-embcam[evaluation]'"
-        ) from error
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
     written = []
     for title, curve in curves.items():
         if not curve["y"]:
@@ -47,30 +60,30 @@ def draw_plots(
         axes.legend(fontsize="x-small", ncols=1 + len(curve["y"]) // 20)
         written.append(folder / f"{_file_name(title)}.png")
         figure.savefig(written[-1], dpi=120)
-    for key, place in (("box", "boxes"), ("mask", "masks")):
-        shown = [x for x in rows if not np.isnan(x.get(f"ratio_{key}", np.nan))]
+    for key in RATIOS:
+        shown = [x for x in rows if not np.isnan(x.get(key, np.nan))]
         if shown:
-            written.append(folder / f"heatmap_ratio_in_{place}.png")
-            _draw_ratios(Figure, shown, key, place, written[-1])
+            written.append(folder / f"{key}.png")
+            _draw_ratios(Figure, shown, key, written[-1])
     return written
 
 
 def _draw_ratios(
-    figure_class: Any, rows: list[dict[str, Any]], key: str, place: str, path: Path
+    figure_class: Any, rows: list[dict[str, Any]], key: str, path: Path
 ) -> None:
     figure = figure_class(figsize=(7, 1 + 0.3 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    names = [row["method"] for row in rows]
-    ratios = np.array([row[f"ratio_{key}"] for row in rows])
-    deviation = np.nan_to_num([row.get(f"ratio_{key}_std", 0) for row in rows])
+    names = [": ".join(row[x] for x in ("model", "method") if x in row) for row in rows]
+    ratios = np.array([row[key] for row in rows])
+    deviation = np.nan_to_num([row.get(f"{key}_std", 0) for row in rows])
     axes.barh(names, ratios, xerr=deviation, color="tab:blue", ecolor="tab:gray")
-    uniform = np.nanmean([row[f"uniform_{key}"] for row in rows])
+    uniform = np.nanmean([row[f"{key}_uniform"] for row in rows])
     axes.axvline(uniform, color="tab:red", label="uniform")
     axes.invert_yaxis()
     axes.set(xlim=(0, 1))
     axes.margins(y=0.01)
     # Over the whole figure: beside long names the axes are narrow.
-    figure.suptitle(f"Heatmap ratio in {place}, with the deviation over images")
+    figure.suptitle(f"{key}, with the deviation over images")
     axes.legend(fontsize="x-small")
     figure.savefig(path, dpi=120)
 

@@ -1,72 +1,49 @@
-"""What an evaluation found: a table, curves, and what was used."""
+"""What an evaluation found: a table, curves, each image's figures, what was used."""
 
+import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_embcam.evaluation import (
+    cost,
+    deletion,
+    montages,
+    occlusion,
+    stability,
+    top_pointing,
+    weight_randomization,
+    whole_set,
+)
 from keras_embcam.evaluation.markdown import draw_table, format_number
-from keras_embcam.evaluation.measures import mean_of, std_of
+from keras_embcam.evaluation.measured import Column
+from keras_embcam.evaluation.statistics import mean_of
 
-# Key, heading, and digits behind the point; one table each.
-TABLES: dict[str, tuple[tuple[str, str, int], ...]] = {
-    "Where the heat is": (
-        ("images", "images", 0),
-        ("left_out", "left out", 0),
-        ("empty_maps", "empty", 3),
-        ("ratio_box", "ratio box", 3),
-        ("ratio_box_std", "std", 3),
-        ("ratio_box_std_models", "std models", 3),
-        ("uniform_box", "uniform", 3),
-        ("ratio_mask", "ratio mask", 3),
-        ("ratio_mask_std", "std", 3),
-        ("ratio_mask_std_models", "std models", 3),
-        ("uniform_mask", "uniform", 3),
-        ("pointing_game", "pointing", 3),
-    ),
-    "Localisation": (
-        ("localization_0.2", "IoU>=0.5 at 0.2", 3),
-        ("localization_0.2_std_models", "std models", 3),
-        ("localization_0.15", "at 0.15", 3),
-        ("own_threshold", "own threshold", 2),
-        ("localization_own", "at it", 3),
-        ("localization_own_std_models", "std models", 3),
-        ("threshold", "chosen threshold", 2),
-        ("max_box_0.3", "MaxBoxAcc 0.3", 3),
-        ("max_box_0.5", "0.5", 3),
-        ("max_box_0.7", "0.7", 3),
-        ("max_box_mean", "mean", 3),
-        ("pxap", "PxAP", 3),
-    ),
+# The columns of each table by its title, as the measures name them.
+TABLES: dict[str, tuple[Column, ...]] = {
+    "Where the heat is": whole_set.HEAT_COLUMNS,
+    "Localisation": whole_set.LOCALIZATION_COLUMNS,
     "Faithfulness": (
-        ("deletion", "deletion (low)", 3),
-        ("insertion", "insertion (high)", 3),
-        ("occlusion", "occlusion rank corr. (high)", 3),
-        ("randomized", "randomised rank corr. (low)", 3),
-        ("noise", "noise rank corr. (high)", 3),
-        ("translation", "translation IoU (high)", 3),
-        ("own_cell_2", "own cell of 2", 3),
-        ("own_cell_4", "own cell of 4", 3),
-        ("top_5_pointing", "top-5 pointing", 3),
-        ("top_5_pointed", "pointed", 3),
-        ("top_5_rejected", "rejected", 3),
+        *deletion.COLUMNS,
+        *occlusion.COLUMNS,
+        *weight_randomization.COLUMNS,
+        *stability.NOISE_COLUMNS,
+        *stability.TRANSLATION_COLUMNS,
+        *montages.COLUMNS,
+        *top_pointing.COLUMNS,
     ),
-    "Cost": (
-        ("seconds", "seconds an image", 4),
-        ("relative_time", "times the embedding", 2),
-        ("kilobytes", "kB an image", 0),
-    ),
-    "What was compared": (
-        ("proxy", "proxy", 0),
-        ("weights", "weighting", 0),
-        ("conv_layer", "layer", 0),
-        ("map_size", "map", 0),
-    ),
+    "Cost": cost.COST_COLUMNS,
+    "What was compared": cost.METHOD_COLUMNS,
 }
+# What tells the rows of a table apart, and what groups the figures of images.
+NAMES = ("model", "method")
+LABEL = "label"
 
 
 @dataclass
@@ -78,16 +55,22 @@ class Report:
         settings: what was used, by name.
         curves: by title: x, the name of x, and y of each method, (T,) each.
         notes: what a reader has to know, such as images that were left out.
+        by_image: one dict a method: its name, and figures of (n,) images in the order
+            of the examples, with their "label" where they have one; NaN for an image
+            of which nothing can be said.
+        models: of several trainings that were averaged, the settings and rows of each.
+        architecture: stands for the layers and weight shapes of the model; None for
+            unknown.
 
     Example:
 
-    >>> report = Report([{"method": "uniform", "ratio_box": 0.25}], {"images": 8})
-    >>> print(report)
+    >>> row = {"method": "uniform", "heatmap_ratio_bbox": 0.25}
+    >>> print(Report([row], {"images": 8}))
     images: 8
     <BLANKLINE>
     Where the heat is
     <BLANKLINE>
-    | method | ratio box |
+    | method | ratio bbox |
     | --- | --- |
     | uniform | 0.250 |
     """
@@ -96,20 +79,43 @@ class Report:
     settings: dict[str, Any]
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    by_image: list[dict[str, Any]] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)
+    architecture: str | None = None
 
     def __str__(self) -> str:
         return self.to_markdown()
 
+    def by_class(self) -> list[dict[str, Any]]:
+        """Return the mean figures of each method and class, from those of images."""
+        found = []
+        for entry in self.by_image:
+            figures = [x for x in entry if x not in (*NAMES, LABEL)]
+            for label in np.unique(entry.get(LABEL, [])):
+                members = np.asarray(entry[LABEL]) == label
+                row = {x: entry[x] for x in NAMES if x in entry}
+                row |= {LABEL: label, "images": int(members.sum())}
+                row |= {x: mean_of(np.asarray(entry[x])[members]) for x in figures}
+                found.append(row)
+        return found
+
     def to_markdown(self) -> str:
         """Return settings, tables and notes as text; columns without a value go."""
-        lines = [f"{key}: {value}" for key, value in self.settings.items()]
-        parts = ["\n".join(lines)]
+        parts = ["\n".join(f"{key}: {value}" for key, value in self.settings.items())]
+        names = [x for x in NAMES if x == "method" or any(x in y for y in self.rows)]
         for title, columns in TABLES.items():
-            there = [x for x in columns if any(x[0] in row for row in self.rows)]
+            there = [x for x in columns if any(x.key in row for row in self.rows)]
             if there:
-                parts += [title, _draw_columns(self.rows, there)]
+                parts += [title, self._draw([*map(_name_column, names), *there])]
         parts += [f"- {note}" for note in self.notes]
         return "\n\n".join(parts)
+
+    def _draw(self, columns: list[Column]) -> str:
+        rows = [
+            [format_number(row.get(x.key, math.nan), x.num_digits) for x in columns]
+            for row in self.rows
+        ]
+        return draw_table([x.heading for x in columns], rows)
 
     def to_json(self) -> str:
         """Return everything as JSON, with "n/a" for NaN."""
@@ -118,11 +124,19 @@ class Report:
             "rows": self.rows,
             "curves": self.curves,
             "notes": self.notes,
+            "by_class": self.by_class(),
+            "by_image": self.by_image,
+            "models": self.models,
         }
-        return json.dumps(_without_nan(content), indent=2, default=str)
+        text = json.dumps(_to_plain(content), indent=2, default=str)
+        # One line for a list of numbers; in strings there are no line breaks.
+        return re.sub(r"\[\n[^\[\]{}]*\]", lambda x: re.sub(r"\n\s*", " ", x[0]), text)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write `table.md`, `table.json` and a picture of each curve.
+        """Write the report as text, as JSON, as tables of images and as pictures.
+
+        `table.md`, `table.json`, `by_class.csv` and `by_image.csv` where there are
+        figures of images, and a PNG file of each curve.
 
         Args:
             folder: made where it does not exist; files of these names are replaced.
@@ -140,97 +154,56 @@ class Report:
         written = [folder / "table.md", folder / "table.json"]
         written[0].write_text(self.to_markdown() + "\n", encoding="utf-8")
         written[1].write_text(self.to_json() + "\n", encoding="utf-8")
+        for name, rows in (
+            ("by_class.csv", self.by_class()),
+            ("by_image.csv", self._list_images()),
+        ):
+            if rows:
+                written.append(folder / name)
+                _write_csv(rows, folder / name)
         return written + draw_plots(self.rows, self.curves, folder)
 
-    @classmethod
-    def combine(cls, reports: Iterable["Report"]) -> "Report":
-        """Return the means over several models, with their standard deviations.
-
-        Numbers of each method are averaged, and what ends in ``_std_models`` is the
-        sample standard deviation over models of the column of that name.
-
-        Args:
-            reports: of the same methods in the same order.
-
-        Raises:
-            ValueError: for no reports, or other methods.
-        """
-        reports = list(reports)
-        names = [[row["method"] for row in report.rows] for report in reports]
-        if not names or any(x != names[0] for x in names):
-            raise ValueError(
-                "`reports` must hold at least one report, all of the same methods in "
-                f"the same order. Received the methods: {names}"
-            )
-        rows = [
-            _combine_rows(rows)
-            for rows in zip(*[report.rows for report in reports], strict=True)
-        ]
-        settings = {
-            key: _join([report.settings.get(key) for report in reports])
-            for key in reports[0].settings
-        }
-        notes = list(dict.fromkeys(x for report in reports for x in report.notes))
-        curves = {}
-        for title, first in reports[0].curves.items():
-            several = [report.curves.get(title, {}) for report in reports]
-            if all(curve.get("x") == first["x"] for curve in several):
-                curves[title] = _combine_curves(several)
-            else:
-                notes.append(f"Not averaged, as the models differ in x: {title}")
-        return cls(rows, {"models": len(reports), **settings}, curves, notes)
+    def _list_images(self) -> list[dict[str, Any]]:
+        """Return one dict for each method and image."""
+        found = []
+        for entry in self.by_image:
+            columns = {x: y for x, y in entry.items() if x not in NAMES}
+            names = {x: entry[x] for x in NAMES if x in entry}
+            for number, values in enumerate(zip(*columns.values(), strict=True)):
+                row = dict(zip(columns, values, strict=True))
+                found.append({**names, "image": number, **row})
+        return found
 
 
-def _combine_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    combined: dict[str, Any] = {}
-    for key in dict.fromkeys(key for row in rows for key in row):
-        values = [row.get(key, math.nan) for row in rows]
-        if all(isinstance(x, int | float) for x in values):
-            combined[key] = mean_of(values)
-            if not key.endswith("_std"):
-                combined[f"{key}_std_models"] = std_of(values)
-        else:
-            combined[key] = _join(values)
-    return combined
+def _name_column(key: str) -> Column:
+    return Column(key, key, 0)
 
 
-def _combine_curves(curves: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    names = [x for x in curves[0]["y"] if all(x in curve["y"] for curve in curves)]
-    combined = dict(curves[0])
-    for key in {"y", "std"} & combined.keys():
-        combined[key] = {
-            name: np.mean([curve[key][name] for curve in curves], axis=0).tolist()
-            for name in names
-        }
-    return combined
+def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write rows with a heading, and nothing for NaN."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({x: "" if y == "n/a" else y for x, y in _plain_items(row)})
 
 
-def _join(values: list[Any]) -> Any:
-    different = list(dict.fromkeys(str(x) for x in values))
-    return values[0] if len(different) == 1 else ", ".join(different)
+def _plain_items(row: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    plain: dict[str, Any] = _to_plain(row)
+    return plain.items()
 
 
-def _draw_columns(
-    rows: list[dict[str, Any]], columns: list[tuple[str, str, int]]
-) -> str:
-    headings = ["method", *[heading for _, heading, _ in columns]]
-    return draw_table(
-        headings,
-        [
-            [
-                row["method"],
-                *[format_number(row.get(x, math.nan), n) for x, _, n in columns],
-            ]
-            for row in rows
-        ],
-    )
-
-
-def _without_nan(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
+    """Return lists, dicts and numbers of Python, "n/a" for NaN."""
     if isinstance(value, dict):
-        return {str(key): _without_nan(x) for key, x in value.items()}
+        return {str(key): _to_plain(x) for key, x in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype == np.float32:  # with as few digits as tell it from others
+            value = value.astype(str).astype(float)
+        return _to_plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_without_nan(x) for x in value]
+        return [_to_plain(x) for x in value]
     if isinstance(value, float) and math.isnan(value):
         return "n/a"
     return value

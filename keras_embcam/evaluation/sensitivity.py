@@ -6,13 +6,15 @@ from typing import Any
 
 import keras
 
-from keras_embcam.evaluation.measures import Regions, choose_metrics, mean_of, std_of
-from keras_embcam.evaluation.method import Method
-from keras_embcam.evaluation.set_run import (
-    choose_methods,
-    look_at_layers,
-    measure_set,
+from keras_embcam.evaluation.compared_method import ComparedMethod
+from keras_embcam.evaluation.context import Context
+from keras_embcam.evaluation.known_methods import (
+    prepare_methods,
 )
+from keras_embcam.evaluation.layer_facts import look_at_layers
+from keras_embcam.evaluation.statistics import mean_of, std_of
+from keras_embcam.evaluation.whole_set import choose_metrics, gather_figures
+from keras_embcam.metrics import ObjectFormat
 from keras_embcam.network.inputs import check_model
 from keras_embcam.running.labelled_examples import ExampleStream
 
@@ -22,7 +24,7 @@ CHANNEL_COUNTS = tuple(x * 10**power for power in range(5) for x in (1, 2, 5))
 def sensitivity_to_channels(
     model: keras.Model,
     examples: Any,
-    methods: Iterable[str | Method] = ("single_point", "class_mean", "triplet"),
+    methods: Iterable[str | ComparedMethod] = ("single_point", "class_mean", "triplet"),
     *,
     channels: Sequence[int] | None = None,
     bounding_box_format: str = "rel_yxyx",
@@ -40,20 +42,20 @@ def sensitivity_to_channels(
     All numbers of channels of all methods share one run of the model.
 
     Args:
-        model: see `evaluate`, also for what is not named here.
-        examples: with boxes, else with masks.
+        model: any Keras model, see `explain`.
+        examples: with boxes, else with masks; see `evaluate`.
         methods: that explain by channels.
         channels: numbers of channels; None for 1, 2, 5, 10, 20, 50, ... and all of
             the layer's.
-        bounding_box_format: see `evaluate`, also for what follows.
-        mask_foreground: see `evaluate`.
-        mask_ignored: see `evaluate`.
-        conv_layer: see `evaluate`.
-        embedding_layer: see `evaluate`.
-        preprocessing_function: see `evaluate`.
-        batch_size: see `evaluate`.
-        seed: see `evaluate`.
-        strict: see `evaluate`.
+        bounding_box_format: of the boxes, as Keras names it.
+        mask_foreground: the value of the object in integer masks, None for bool masks.
+        mask_ignored: the value of integer masks to leave out, None for none.
+        conv_layer: of the methods that name none.
+        embedding_layer: name, path or object of a layer, or None.
+        preprocessing_function: applied to the images of each batch, or None.
+        batch_size: images at a time, >= 1.
+        seed: of sampled triplets.
+        strict: raise for an example that cannot be read, instead of leaving it out.
 
     Returns:
         A curve to add to `Report.curves`, by its title: "x", and for each method "y"
@@ -65,17 +67,16 @@ def sensitivity_to_channels(
     """
     check_model(model)
     stream = ExampleStream(examples, model, batch_size, preprocessing_function, strict)
-    metric = "ratio_box" if "bbox" in stream.keys else "ratio_mask"
+    metric = "heatmap_ratio_bbox" if "bbox" in stream.keys else "heatmap_ratio_mask"
     wanted = choose_metrics((metric,), stream.keys)
-    chosen, _ = choose_methods(methods, conv_layer, stream.keys)
+    chosen, _ = prepare_methods(methods, conv_layer, embedding_layer, stream.keys)
     alone = [x.name for x in chosen if x.preset or not x.explains_proxy]
     if alone:
         raise ValueError(
             "`methods` must weight channels, without `heatmaps`, `database` and "
             f"`preset`. Received: {alone}"
         )
-    images = next(iter(stream))["image"]
-    layers = look_at_layers(model, chosen, embedding_layer, images)
+    layers = look_at_layers(model, chosen, next(iter(stream))["image"])
     num_channels = min(
         shape[2] for layer in layers if layer is not None for shape in layer.shapes
     )
@@ -86,16 +87,11 @@ def sensitivity_to_channels(
         for method in chosen
         for number in channels
     ]
-    run = measure_set(
-        model,
-        stream,
-        variants,
-        wanted,
-        Regions(bounding_box_format, mask_foreground, mask_ignored),
-        embedding_layer=embedding_layer,
-        seed=seed,
+    objects = ObjectFormat(bounding_box_format, mask_foreground, mask_ignored)
+    figures, _ = gather_figures(
+        Context(model, variants, stream, objects, seed=seed), wanted
     )
-    ratios = [measures.values(metric) for measures in run.measures]
+    ratios = [x.of_images()[metric] for x in figures]
     parts = {
         method.name: ratios[start * len(channels) :][: len(channels)]
         for start, method in enumerate(chosen)

@@ -1,42 +1,106 @@
-"""Whether a map stays with the object: adversarial noise and translation.
-
-Compare the maps before and after with ``correlation.rank_correlation``.
-"""
+"""Whether a map stays with the object: adversarial noise and translation."""
 
 from typing import Any
 
 import numpy as np
 
+from keras_embcam.evaluation.context import Context
+from keras_embcam.evaluation.correlation import rank_correlation
+from keras_embcam.evaluation.measured import Column, Measured
+from keras_embcam.evaluation.shared_runs import run_once, split
+from keras_embcam.evaluation.statistics import mean_of
+from keras_embcam.heatmaps import find_boxes
 from keras_embcam.metrics.regions import intersection_over_union
+from keras_embcam.running.one_batch import explain_pixels
+
+NOISE_COLUMNS = (Column("noise", "noise rank corr. (high)"),)
+TRANSLATION_COLUMNS = (Column("translation", "translation IoU (high)"),)
+# Noise step as a fraction of the range of the images: 2 in pictures of 0 to 255.
+NOISE = 2 / 255
+# Shift that a box has to follow, as a fraction of each side of the image.
+SHIFT = 1 / 8
+
+
+def measure_noise(context: Context) -> Measured:
+    """Measure the rank correlation of the maps with those under adversarial noise.
+
+    The noise is against the image's own embedding, for all methods.
+    """
+    sample = context.sample
+    if np.issubdtype(sample.examples["image"].dtype, np.integer):
+        note = "No noise: the model takes integers, in which nothing has a gradient"
+        return Measured(
+            [{"noise": float("nan")} for _ in context.methods], notes=[note]
+        )
+    gradients = [
+        run_once(
+            context.model,
+            sample.images[rows],
+            context.embedding_method,
+            explain_pixels,
+            None,
+            False,
+            proxies=sample.single_points[rows],
+        )[0]
+        for rows in split(len(sample.images))
+    ]
+    epsilon = NOISE * float(np.ptp(sample.images))
+    noisy = add_adversarial_noise(sample.images, np.concatenate(gradients), epsilon)
+    columns = [
+        {"noise": mean_of(rank_correlation(after, before))}
+        for after, before in zip(sample.explain(noisy), sample.maps, strict=True)
+    ]
+    note = f"Noise of {NOISE:.4f} of the range, against the image's own embedding"
+    return Measured(columns, notes=[note])
+
+
+def measure_translation(context: Context) -> Measured:
+    """Measure how well the found box follows a shift of the image."""
+    sample = context.sample
+    height, width = sample.images.shape[1:3]
+    shift = (max(1, round(height * SHIFT)), max(1, round(width * SHIFT)))
+    mean_colour = sample.images.mean(axis=(0, 1, 2))
+    shifted = shift_images(sample.images, *shift, fill=mean_colour)
+    columns = []
+    for method, before, after in zip(
+        context.methods, sample.maps, sample.explain(shifted), strict=True
+    ):
+        threshold = method.find_box_threshold()
+        overlap = translation_overlap(
+            find_boxes(before, threshold),
+            find_boxes(after, threshold),
+            shift,
+            size=(height, width),
+        )
+        columns.append({"translation": mean_of(overlap)})
+    note = f"Translation: a shift of {SHIFT} of each side, boxes by the method's rule"
+    return Measured(columns, notes=[note])
 
 
 def add_adversarial_noise(
     images: np.ndarray,
     gradients: np.ndarray,
     epsilon: float,
-    value_range: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Return images moved by one small step that lowers the score.
 
-    ``x - epsilon sign(dL/dx)``, clipped to the range: the fast gradient sign method
-    (Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015,
-    section 4) on the score ``y . p`` in place of a loss. Selvaraju et al. ("Grad-CAM",
-    ICCV 2017, under "Effect of adversarial noise on VGG-16") show that maps of the
-    class that is there hardly change under such noise.
+    ``x - epsilon sign(dL/dx)``, clipped to the range of the given images: the fast
+    gradient sign method (Goodfellow et al., "Explaining and Harnessing Adversarial
+    Examples", ICLR 2015, section 4) on the score ``y . p`` in place of a loss.
+    Selvaraju et al. ("Grad-CAM", ICCV 2017, under "Effect of adversarial noise on
+    VGG-16") show that maps of the class that is there hardly change under such noise.
 
     Args:
         images: (n, H, W, c) float, in the range that the model expects.
         gradients: (n, H, W, c) float, of the score in the pixels, signed.
         epsilon: >= 0, in units of the images: 2 in images from 0 to 255 is small.
-        value_range: (lowest, highest) value that an image may have; None for those
-            that are among the given images.
 
     Returns:
         (n, H, W, c) float32.
 
     Raises:
         ValueError: for shapes that differ, gradients that are not finite, or an
-            `epsilon` or a range that is none.
+            `epsilon` below 0.
 
     Example:
 
@@ -58,16 +122,9 @@ def add_adversarial_noise(
         )
     if not 0 <= epsilon < np.inf:
         raise ValueError(f"`epsilon` must be a number >= 0. Received: {epsilon!r}")
-    if value_range is None:
-        value_range = (images.min(initial=np.inf), images.max(initial=-np.inf))
-    elif not value_range[0] < value_range[1]:
-        raise ValueError(
-            "`value_range` must hold the lowest and the highest value of an image. "
-            f"Received: {value_range!r}"
-        )
-    return np.clip(
-        images - np.float32(epsilon) * np.sign(gradients), *value_range
-    ).astype("float32")
+    lowest, highest = images.min(initial=np.inf), images.max(initial=-np.inf)
+    moved = images - np.float32(epsilon) * np.sign(gradients)
+    return np.clip(moved, lowest, highest).astype("float32")
 
 
 def shift_images(images: np.ndarray, dy: int, dx: int, fill: Any) -> np.ndarray:
@@ -98,48 +155,17 @@ def shift_images(images: np.ndarray, dy: int, dx: int, fill: Any) -> np.ndarray:
             "`images` must have the shape (n, H, W, c), and `fill` must be a number or "
             f"(c,). Received: images.shape={images.shape}, fill.shape={np.shape(fill)}"
         )
-    return _shift(images, dy, dx, fill)
-
-
-def shift_maps(maps: np.ndarray, dy: int, dx: int) -> np.ndarray:
-    """Return heatmaps or masks moved, with 0 or False where they came from.
-
-    Args:
-        maps: (n, H, W) of any dtype.
-        dy: see ``shift_images``.
-        dx: see ``shift_images``.
-
-    Returns:
-        (n, H, W) of the same dtype.
-
-    Raises:
-        ValueError: for another shape, or a shift that leaves nothing or is not whole.
-
-    Example:
-
-    >>> shift_maps(np.array([[[1, 2, 3]]]), 0, 1).tolist()
-    [[[0, 1, 2]]]
-    """
-    maps = np.asarray(maps)
-    if maps.ndim != 3:
-        raise ValueError(
-            f"`maps` must have the shape (n, H, W). Received: maps.shape={maps.shape}"
-        )
-    return _shift(maps, dy, dx, 0)
-
-
-def _shift(array: np.ndarray, dy: int, dx: int, fill: Any) -> np.ndarray:
-    height, width = array.shape[1:3]
+    height, width = images.shape[1:3]
     if not (abs(dy) < height and abs(dx) < width and dy == int(dy) and dx == int(dx)):
         raise ValueError(
             "`dy` and `dx` must be whole numbers of pixels, smaller than the image. "
             f"Received: dy={dy!r}, dx={dx!r} for {height} x {width} pixels"
         )
     dy, dx = int(dy), int(dx)
-    shifted = np.empty_like(array)
+    shifted = np.empty_like(images)
     shifted[:] = fill
     shifted[:, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = (
-        array[:, max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)]
+        images[:, max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)]
     )
     return shifted
 

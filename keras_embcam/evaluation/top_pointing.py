@@ -2,10 +2,98 @@
 
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 
+from keras_embcam.evaluation.context import Context
+from keras_embcam.evaluation.measured import Column, Measured
+from keras_embcam.evaluation.shared_runs import split
+from keras_embcam.evaluation.statistics import mean_of
+from keras_embcam.metrics import measure_heatmaps
+
 Tensor = Any
+
+COLUMNS = (
+    Column("top_5_pointing", "top-5 pointing"),
+    Column("top_5_pointed", "pointed"),
+    Column("top_5_rejected", "rejected"),
+)
+NUM_PREDICTED = 5
+
+
+def measure_top_5_pointing(context: Context) -> Measured:
+    """Measure the pointing game over the five classes that an image is most like.
+
+    The threshold below which a map rejects its class is chosen on every other image
+    and reported on the rest. For methods whose maps are in the units of the score.
+    """
+    sample = context.sample
+    measured = Measured([{} for _ in context.methods])
+    if sample.labels is None:
+        return measured
+    means = sample.other_class_means
+    classes = np.flatnonzero(np.isfinite(means).all(axis=1))
+    is_placed = not {"bbox", "segmentation_mask"}.isdisjoint(sample.examples)
+    if len(sample.rows) < 2 or len(classes) < 2 or not is_placed:
+        measured.notes.append("No top-5 pointing: it takes boxes or masks, two classes")
+        return measured
+    num_predicted = min(NUM_PREDICTED, len(classes))
+    ranked = classes[rank_classes(sample.embeddings, means[classes], num_predicted)]
+    maxima, hits = _point_at_classes(context, means, ranked)
+    chosen, other = np.s_[::2], np.s_[1::2]
+    for number, method in enumerate(context.methods):
+        is_counted = ~np.isnan(hits[number][chosen]).any(axis=1)
+        if not method.has_scores or not is_counted.any():
+            continue
+        threshold = choose_rejection_threshold(
+            maxima[number][chosen],
+            hits[number][chosen],
+            ranked[chosen],
+            sample.labels[chosen],
+        )
+        result = top_5_pointing(
+            maxima[number][other],
+            hits[number][other],
+            ranked[other],
+            sample.labels[other],
+            threshold,
+        )
+        measured.columns[number] = {
+            "top_5_pointing": mean_of(result.accuracy),
+            "top_5_pointed": mean_of(result.pointed),
+            "top_5_rejected": mean_of(result.rejected),
+        }
+    measured.notes.append(
+        f"Top-{num_predicted} pointing: on every other one of these images, with the "
+        "threshold of rejection chosen on the rest"
+    )
+    return measured
+
+
+def _point_at_classes(
+    context: Context, class_means: np.ndarray, ranked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the maxima of the maps of each class, and whether they are on the object.
+
+    Two arrays (m, n, number of classes) for m methods.
+    """
+    sample = context.sample
+    maxima = np.full((len(context.methods), *ranked.shape), np.nan)
+    hits = np.full_like(maxima, np.nan)
+    for rows in split(len(sample.rows)):
+        examples = {key: values[rows] for key, values in sample.examples.items()}
+        for place, classes in enumerate(ranked[rows].T):
+            for number, heatmaps in context.explain(
+                examples["image"],
+                [class_means[classes]] * len(context.methods),
+                normalize=False,
+            ):
+                maxima[number, rows, place] = heatmaps.max(axis=(1, 2))
+                hits[number, rows, place] = measure_heatmaps(
+                    heatmaps, examples, context.objects, ["pointing_game"]
+                )["pointing_game"]
+    return maxima, hits
 
 
 def rank_classes(
@@ -43,10 +131,8 @@ def rank_classes(
             "`num_classes` must be at least 1 and at most the number of "
             f"`class_proxies`. Received: {num_classes!r} of {len(class_proxies)}"
         )
-    lengths = np.linalg.norm(class_proxies, axis=1)
     # An embedding's own length does not change the order of its classes.
-    unit_proxies = class_proxies / np.where(lengths > 0, lengths, 1)[:, None]
-    similarities = embeddings @ unit_proxies.T
+    similarities = embeddings @ keras.utils.normalize(class_proxies, axis=1).T
     return np.argsort(-similarities, axis=1, kind="stable")[:, :num_classes]
 
 

@@ -8,9 +8,42 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_embcam.evaluation.context import Context
+from keras_embcam.evaluation.correlation import rank_correlation
+from keras_embcam.evaluation.measured import Column, Measured
+from keras_embcam.evaluation.statistics import mean_of
 from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.inputs import check_model
 from keras_embcam.network.trial_run import list_operations
+
+COLUMNS = (Column("randomized", "randomised rank corr. (low)"),)
+# Maps are compared after so many stages, at the last of which no layer is left.
+NUM_STAGES = 6
+
+
+def measure_randomized(context: Context) -> Measured:
+    """Measure the rank correlation with the maps of a network that knows nothing."""
+    sample = context.sample  # made here, with the maps of the trained network
+    num_layers = len(_list_layers(context.model))
+    stops = np.unique(np.linspace(1, num_layers, NUM_STAGES).round().astype(int))
+    y: list[list[float]] = [[] for _ in context.methods]
+    with randomize_weights(context.model, context.seed) as paths:
+        for num_done, _ in enumerate(paths, start=1):
+            if num_done not in stops:
+                continue
+            maps = sample.explain(sample.images)
+            for values, after, before in zip(y, maps, sample.maps, strict=True):
+                values.append(mean_of(rank_correlation(after, before)))
+    curve = {
+        "x": stops.tolist(),
+        "x_name": f"layers with random weights, from the top, of {num_layers}",
+        "y": {
+            method.name: values
+            for method, values in zip(context.methods, y, strict=True)
+        },
+    }
+    title = "Rank correlation with the maps of the trained network"
+    return Measured([{"randomized": values[-1]} for values in y], {title: curve})
 
 
 @contextlib.contextmanager
@@ -25,10 +58,10 @@ def randomize_weights(model: keras.Model, seed: int = 0) -> Iterator[Iterator[st
     Each step draws all weights of one layer anew with the layer's own initialisers
     under other seeds; batch-norm statistics go back to 0 and 1, so that the signal of
     a deep network fades (to 1e-10 in MobileNetV2, which half precision cannot hold:
-    such maps are empty). Layers are taken in
-    reversed order of the graph, or of creation in subclassed models; those without
-    weights are passed over. At the end of the ``with`` block all weights are what
-    they were before it, bit for bit, also after an early exit or an exception.
+    such maps are empty). Layers are taken in the reversed order of the graph, or of
+    creation in subclassed models; those without weights are passed over. At the end
+    of the ``with`` block all weights are what they were before it, bit for bit, also
+    after an early exit or an exception.
 
     Args:
         model: a built Keras model. It must not be used elsewhere meanwhile.
@@ -68,19 +101,30 @@ def randomize_weights(model: keras.Model, seed: int = 0) -> Iterator[Iterator[st
 
 
 def _randomize(model: keras.Model, random: np.random.Generator) -> Iterator[str]:
+    for path, (layer, own) in _list_layers(model).items():
+        fresh = _make_again(layer, path, random)
+        for weight, other in zip(layer.weights, fresh.weights, strict=True):
+            if id(weight) in own:
+                weight.assign(other)
+        yield path
+
+
+def _list_layers(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, set[int]]]:
+    """Return the layers with weights of their own, and the ids of these weights.
+
+    By path, the top one first.
+    """
+    found = {}
     layers = {model.name: model, **list_operations(model)}
     for path, layer in reversed(layers.items()):
         if not isinstance(layer, keras.layers.Layer):
             continue  # an operation of a graph
         inner = flatten_layers(layer, include_self=False)
         not_own = {id(weight) for part in inner for weight in part.weights}
-        if all(id(weight) in not_own for weight in layer.weights):
-            continue
-        fresh = _make_again(layer, path, random)
-        for weight, other in zip(layer.weights, fresh.weights, strict=True):
-            if id(weight) not in not_own:
-                weight.assign(other)
-        yield path
+        own = {id(weight) for weight in layer.weights} - not_own
+        if own:
+            found[path] = layer, own
+    return found
 
 
 def _make_again(layer: Any, path: str, random: np.random.Generator) -> Any:

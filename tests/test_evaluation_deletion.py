@@ -1,17 +1,17 @@
-"""Tests of keras_embcam.evaluation.faithfulness."""
+"""Tests of keras_embcam.evaluation.deletion and occlusion."""
 
 import doctest
 
 import numpy as np
 import pytest
 
-from keras_embcam.evaluation import faithfulness as module
-from keras_embcam.evaluation.faithfulness import (
+from keras_embcam.evaluation import deletion, occlusion
+from keras_embcam.evaluation.deletion import (
     area_under,
     deletion_curve,
     insertion_curve,
-    occlusion_maps,
 )
+from keras_embcam.evaluation.occlusion import occlusion_maps
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(3, 4, 6, 2)).astype("float32")
@@ -25,7 +25,8 @@ def embed(images: np.ndarray) -> np.ndarray:
     return np.tanh(images.reshape(len(images), -1) @ MIXING) + 0.1
 
 
-def test_the_examples_run() -> None:
+@pytest.mark.parametrize("module", [deletion, occlusion])
+def test_the_examples_run(module) -> None:
     results = doctest.testmod(module)
     assert results.attempted and not results.failed
 

@@ -64,9 +64,15 @@ def test_twenty_four_birds() -> None:
     for name, maps in (("single_point", own.heatmaps), ("class_mean", of_means)):
         ratio = np.asarray(heatmap_ratio_in_boxes(maps, boxes, "rel_yxyx")).mean()
         found = localization_accuracy(maps, boxes, "rel_yxyx", 0.15).mean()
-        assert rows[name]["ratio_box"] == pytest.approx(ratio, abs=1e-4)
-        assert rows[name]["localization_0.15"] == pytest.approx(found)
-        assert rows[name]["ratio_box"] > rows[name]["uniform_box"] + 0.2
+        assert rows[name]["heatmap_ratio_bbox"] == pytest.approx(ratio, abs=1e-4)
+        assert rows[name]["localization_accuracy_0.15"] == pytest.approx(found)
+        assert (
+            rows[name]["heatmap_ratio_bbox"]
+            > rows[name]["heatmap_ratio_bbox_uniform"] + 0.2
+        )
         # What the harness is for: this baseline has as much heat on the birds.
-        difference = rows[name]["ratio_box"] - rows["activation_sum"]["ratio_box"]
+        difference = (
+            rows[name]["heatmap_ratio_bbox"]
+            - rows["activation_sum"]["heatmap_ratio_bbox"]
+        )
         assert abs(difference) < 0.05

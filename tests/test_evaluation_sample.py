@@ -1,4 +1,6 @@
-"""Tests of the harness's faithfulness: each column against its own function."""
+"""What slow measures find on a sample: each column against its own function."""
+
+import sys
 
 import keras
 import numpy as np
@@ -9,16 +11,18 @@ from keras import layers
 from keras_embcam import embed, explain
 from keras_embcam.evaluation import METHODS, Method, evaluate
 from keras_embcam.evaluation.correlation import rank_correlation
-from keras_embcam.evaluation.discrimination import heat_by_cell, make_montages
-from keras_embcam.evaluation.discrimination_run import NUM_MONTAGES
-from keras_embcam.evaluation.faithfulness import (
+from keras_embcam.evaluation.deletion import (
     area_under,
     deletion_curve,
     insertion_curve,
-    occlusion_maps,
-    randomize_weights,
 )
-from keras_embcam.evaluation.faithfulness_run import choose_images
+from keras_embcam.evaluation.montages import (
+    NUM_MONTAGES,
+    heat_by_cell,
+    make_montages,
+)
+from keras_embcam.evaluation.occlusion import occlusion_maps
+from keras_embcam.evaluation.sample import choose_images
 from keras_embcam.evaluation.stability import (
     add_adversarial_noise,
     shift_images,
@@ -28,6 +32,7 @@ from keras_embcam.evaluation.top_pointing import (
     choose_rejection_threshold,
     top_5_pointing,
 )
+from keras_embcam.evaluation.weight_randomization import randomize_weights
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.proxies import class_mean, single_point
 
@@ -276,7 +281,7 @@ def test_without_labels_and_boxes(network, examples) -> None:
         network, examples["image"][:4], methods, faithfulness_images=2, num_timings=0
     )
     for row in report.rows:
-        assert "ratio_box" not in row and "own_cell_2" not in row
+        assert "heatmap_ratio_bbox" not in row and "own_cell_2" not in row
         assert np.isfinite(row["deletion"]) and np.isfinite(row["occlusion"])
 
 
@@ -304,3 +309,51 @@ def test_an_image_without_a_proxy_counts_nowhere(network, examples) -> None:
     )
     assert row["deletion"] == pytest.approx(expected.mean(), abs=1e-5)
     assert any("No montages of 2 cells" in note for note in report.notes)
+
+
+def test_a_model_of_whole_numbers_gets_whole_numbers(network) -> None:
+    """Blurred images have fractions, which such a model does not take."""
+    inputs = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    model = keras.Model(inputs, network(layers.Rescaling(1 / 255)(inputs)))
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
+    report = evaluate(
+        model,
+        images,
+        ["single_point"],
+        conv_layer="last",
+        faithfulness_images=2,
+        num_timings=0,
+    )
+    (row,) = report.rows
+    options = {"conv_layer": "last"}
+    maps = explain(model, images, **options)
+    targets = np.asarray(single_point(embed(model, images)))
+
+    def run(x):
+        return model(np.rint(x).astype("uint8")).numpy()
+
+    deleted = area_under(deletion_curve(run, images, maps, targets, 20)).mean()
+    assert row["deletion"] == pytest.approx(deleted, abs=1e-5)
+    occluded = occlusion_maps(run, images, targets, SIZE // 7)
+    expected = rank_correlation(maps, occluded).mean()
+    assert row["occlusion"] == pytest.approx(expected, abs=1e-4)
+    assert np.isfinite(row["translation"]) and np.isfinite(row["randomized"])
+    assert np.isnan(row["noise"])
+    assert any("the model takes integers" in note for note in report.notes)
+
+
+def test_a_missing_scipy_is_noticed_before_any_work(network, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+
+    def refuse(images):
+        raise AssertionError("the examples were read before")
+
+    with pytest.raises(ImportError, match=r"keras-embcam\[evaluation\]"):
+        evaluate(
+            network,
+            np.zeros((2, SIZE, SIZE, 3)),
+            ["single_point"],
+            preprocessing_function=refuse,
+            faithfulness_images=2,
+        )

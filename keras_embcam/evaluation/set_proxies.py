@@ -1,11 +1,12 @@
-"""The vectors that methods explain, from the embeddings of the evaluated set."""
+"""The proxies that methods explain, from the embeddings of the evaluated set."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
-from keras_embcam.evaluation.method import Method
+from keras_embcam.evaluation.compared_method import DIRECTIONS, ComparedMethod
 from keras_embcam.proxies import (
     RunningClassMean,
     check_labels,
@@ -19,7 +20,21 @@ from keras_embcam.weightings import get_weighting, gradcam, hirescam, xgradcam
 LINEAR_WEIGHTINGS = (gradcam, hirescam, xgradcam)
 
 
-class ProxySet:
+class EmbeddedSet(NamedTuple):
+    """A set of images, embedded.
+
+    Attributes:
+        embeddings: (n, d) float32, raw.
+        labels: (n,) integers, the places of the labels in `classes`; None for none.
+        classes: (C,) the labels as the examples have them, each once, sorted.
+    """
+
+    embeddings: np.ndarray
+    labels: np.ndarray | None
+    classes: np.ndarray | None
+
+
+class SetProxies:
     """The proxies of a set of images, method by method.
 
     Args:
@@ -47,7 +62,10 @@ class ProxySet:
         self._class_means = self._means.result()
 
     def choose(
-        self, methods: Sequence[Method], rows: np.ndarray, labels: np.ndarray | None
+        self,
+        methods: Sequence[ComparedMethod],
+        rows: np.ndarray,
+        labels: np.ndarray | None,
     ) -> list[Any]:
         """Return what each method explains on some images.
 
@@ -74,7 +92,7 @@ class ProxySet:
             chosen.append(made[key])
         return chosen
 
-    def _choose_one(self, method: Method, rows: np.ndarray, labels: Any) -> Any:
+    def _choose_one(self, method: ComparedMethod, rows: np.ndarray, labels: Any) -> Any:
         proxy = method.proxy
         if not method.explains_proxy:
             return None
@@ -94,7 +112,7 @@ class ProxySet:
             return np.stack([_mean_or_nan(x) for x in sampled])
         return np.stack([_fill_up(x, method.num_triplets) for x in sampled])
 
-    def _sample(self, method: Method, row: int) -> np.ndarray:
+    def _sample(self, method: ComparedMethod, row: int) -> np.ndarray:
         """Return the directions (s, d) of sampled triplets or pairs of one image."""
         if method.proxy == "triplet":
             key = (method.num_triplets, method.margin, method.sign)
@@ -137,7 +155,7 @@ def make_targets(
     """Return the unit vector that each image's embedding is compared with: (n, d).
 
     Args:
-        proxies: an item of `ProxySet.choose`; of several, the mean counts.
+        proxies: an item of `SetProxies.choose`; of several, the mean counts.
         embeddings: (n, d) raw.
         single_points: (n, d), for images that have no proxy.
 
@@ -155,16 +173,16 @@ def make_targets(
         proxies = np.broadcast_to(proxies, single_points.shape)
     if proxies.ndim == 3:
         proxies = proxies.mean(axis=1)
-    lengths = np.linalg.norm(proxies, axis=1, keepdims=True)
-    is_there = lengths > 0  # NaN is not
-    return np.where(is_there, proxies / np.where(is_there, lengths, 1), single_points)
+    is_there = np.isfinite(proxies).all(axis=1) & proxies.any(axis=1)
+    units = keras.utils.normalize(proxies, axis=1)
+    return np.where(is_there[:, None], units, single_points)
 
 
 def find_missing(proxies: Any, num_images: int) -> np.ndarray:
     """Tell which images have no proxy: (n,) bool.
 
     Args:
-        proxies: an item of `ProxySet.choose`.
+        proxies: an item of `SetProxies.choose`.
         num_images: n.
 
     Example:
@@ -178,17 +196,17 @@ def find_missing(proxies: Any, num_images: int) -> np.ndarray:
     return np.asarray(is_missing.any(axis=1))
 
 
-def _key_of(method: Method) -> Any:
+def _key_of(method: ComparedMethod) -> Any:
     """Return what methods that share their proxies have in common."""
     if not method.explains_proxy or not isinstance(method.proxy, str):
         return id(method.proxy)
-    if method.proxy in ("triplet", "distance_difference", "pairwise_distance"):
+    if method.proxy in DIRECTIONS:
         sampling = (method.num_triplets, method.margin, method.sign)
         return (method.proxy, *sampling, _is_linear(method))
     return method.proxy
 
 
-def _is_linear(method: Method) -> bool:
+def _is_linear(method: ComparedMethod) -> bool:
     return get_weighting(method.weighting) in LINEAR_WEIGHTINGS
 
 

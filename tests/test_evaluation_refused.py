@@ -44,7 +44,11 @@ def examples() -> dict[str, np.ndarray]:
         ({}, {"methods": []}, "at least one method, each name once"),
         ({}, {"methods": ["edges", "edges"]}, r"each name once. Received: \['edges'\]"),
         ({}, {"metrics": ["ratio"]}, r"`metrics` must be among .* Received: \['ratio'"),
-        ({"bbox": None}, {"metrics": ["ratio_box"]}, "'ratio_box': 'bbox'"),
+        (
+            {"bbox": None},
+            {"metrics": ["heatmap_ratio_bbox"]},
+            "'heatmap_ratio_bbox': 'bbox'",
+        ),
         (
             {"bbox": None, "segmentation_mask": None},
             {},
@@ -62,7 +66,11 @@ def examples() -> dict[str, np.ndarray]:
         ),
         (
             {},
-            {"methods": [Method("x", "triplet", "layercam", conv_layer=["conv"])]},
+            {
+                "methods": [
+                    Method("x", "triplet", weighting="layercam", conv_layer=["conv"])
+                ]
+            },
             "averages the weights of sampled triplets, which goes with one layer",
         ),
     ],
@@ -73,6 +81,18 @@ def test_errors(network, examples, changes, options, message) -> None:
         options = {"calibration_examples": examples}
     with pytest.raises((ValueError, TypeError), match=message):
         evaluate(network, changed, **{"num_timings": 0, **options})
+
+
+def test_methods_on_two_embeddings_are_refused(network, examples) -> None:
+    methods = [Method("a", embedding_layer="one"), Method("b", embedding_layer="two")]
+    with pytest.raises(ValueError, match=r"on one embedding.*\['one', 'two'\]"):
+        evaluate(network, examples, methods)
+
+
+def test_methods_that_differ_in_their_proxy_alone_are_not_equal() -> None:
+    assert Method("x", "class_mean") != Method("x")
+    assert len({Method("x"), Method("x")}) == 2
+    assert Method("x", "class_mean").core == Method("y").core
 
 
 def test_errors_of_a_method() -> None:
@@ -90,6 +110,8 @@ def test_errors_of_a_method() -> None:
         Method("x", num_triplets=0)
     with pytest.raises(ValueError, match="one of `database` and `heatmaps`"):
         Method("x", database=object(), heatmaps=np.ones_like)
+    with pytest.raises(ValueError, match="leave `resize` and `normalize` at True"):
+        Method("x", resize=False)
     with pytest.raises(ValueError, match="`share` of each side"):
         evaluation.central_box(1.5)
 
@@ -98,18 +120,20 @@ def test_errors_of_a_method() -> None:
     "name",
     [
         "baselines",
-        "discrimination_run",
-        "examples",
-        "faithfulness_run",
-        "harness",
-        "measures",
-        "method",
+        "compared_method",
+        "comparison",
+        "correlation",
+        "known_methods",
         "report",
-        "vectors",
+        "sample",
+        "set_proxies",
+        "several_models",
+        "shared_runs",
+        "statistics",
+        "whole_set",
     ],
 )
 def test_doctests(name: str) -> None:
     module = importlib.import_module(f"keras_embcam.evaluation.{name}")
     results = doctest.testmod(module)
-    assert not results.failed
-    assert results.attempted or name == "discrimination_run"
+    assert results.attempted and not results.failed

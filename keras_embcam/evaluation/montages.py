@@ -1,16 +1,61 @@
-"""Class discrimination: does the heat go to the class that was asked for."""
+"""Montages of several classes: does the heat go to the class that was asked for."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
+from keras_embcam.evaluation.context import Context
+from keras_embcam.evaluation.measured import Column, Measured
+from keras_embcam.evaluation.shared_runs import split
+from keras_embcam.evaluation.statistics import mean_of
 from keras_embcam.metrics import heatmap_ratio_in_boxes
 
 Tensor = Any
 
+COLUMNS = (
+    Column("own_cell_2", "own cell of 2"),
+    Column("own_cell_4", "own cell of 4"),
+)
+# Of each number of cells.
+NUM_MONTAGES = 100
+
 # Rows and columns by the number of cells; cells are counted in reading order.
 GRIDS = {2: (1, 2), 4: (2, 2)}
+
+
+def measure_montages(context: Context) -> Measured:
+    """Measure the share of heat on the cell whose class mean is the proxy.
+
+    On `NUM_MONTAGES` montages of the sampled images. Class means are those of all
+    other images of the set, and serve every method in place of its own proxy.
+    """
+    sample, methods = context.sample, context.methods
+    measured = Measured([{} for _ in methods])
+    if sample.labels is None:
+        return measured
+    proxies = sample.other_class_means
+    usable = np.isfinite(proxies[sample.labels]).all(axis=1)
+    images, labels = sample.examples["image"][usable], sample.labels[usable]
+    for num_cells in GRIDS:
+        if len(np.unique(labels)) < num_cells:
+            measured.notes.append(
+                f"No montages of {num_cells} cells: fewer classes than that among the "
+                "images, or no other image of them to take the class mean of"
+            )
+            continue
+        montages = make_montages(images, labels, num_cells, NUM_MONTAGES, context.seed)
+        shares: list[list[np.ndarray]] = [[] for _ in methods]
+        for rows in split(NUM_MONTAGES):
+            for cell in range(num_cells):
+                asked = proxies[montages.cell_labels[rows, cell]]
+                for number, heatmaps in context.explain(
+                    montages.images[rows], [asked] * len(methods)
+                ):
+                    shares[number].append(heat_by_cell(heatmaps, num_cells)[:, cell])
+        for row, several in zip(measured.columns, shares, strict=True):
+            row[f"own_cell_{num_cells}"] = mean_of(np.concatenate(several))
+    return measured
 
 
 class Montages(NamedTuple):

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.evaluation.discrimination."""
+"""Tests of keras_embcam.evaluation.montages."""
 
 import doctest
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_embcam.evaluation import discrimination as module
-from keras_embcam.evaluation.discrimination import heat_by_cell, make_montages
+from keras_embcam.evaluation import montages as module
+from keras_embcam.evaluation.montages import heat_by_cell, make_montages
 
 NAN = float("nan")
 RANDOM = np.random.default_rng(0)
@@ -110,7 +110,7 @@ def test_heat_by_cell_agrees_with_a_slow_loop() -> None:
         np.testing.assert_allclose(halves, sums.sum(axis=0) / sums.sum(), rtol=1e-5)
 
 
-def test_chance_is_exact_and_empty_maps_are_undefined() -> None:
+def test_chance_is_exact_and_empty_heatmaps_are_undefined() -> None:
     heatmaps = np.ones((3, 7, 5), "float32")
     heatmaps[1] = 0
     heatmaps[2, 0, 0] = NAN

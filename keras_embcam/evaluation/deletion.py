@@ -1,26 +1,56 @@
-"""Whether a map shows what the network uses: tests that need no box and no mask."""
+"""Deletion and insertion: what the hottest pixels do to the similarity."""
 
-from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 import cv2
+import keras
 import numpy as np
-from keras import ops
 
-from keras_embcam.evaluation.correlation import has_order
-
-# The alias says that it belongs to the names of this module too.
-from keras_embcam.evaluation.weight_randomization import (
-    randomize_weights as randomize_weights,
+from keras_embcam.evaluation.checked_arguments import (
+    Embed,
+    check_images,
+    check_whole_number,
+    embed_checked,
 )
+from keras_embcam.evaluation.context import Context
+from keras_embcam.evaluation.correlation import has_order
+from keras_embcam.evaluation.measured import Column, Measured
+from keras_embcam.evaluation.statistics import mean_of
 
-Embed = Callable[[np.ndarray], Any]
-
-# Of the longer side. Under the kernel of RISE (11 pixels of 224, sigma 5) a network
-# trained on birds still found an image of the same species first for 31 of 32 birds,
-# under this one for 6, and for 3 without any image.
+COLUMNS = (
+    Column("deletion", "deletion (low)"),
+    Column("insertion", "insertion (high)"),
+)
+NUM_STEPS = 20
+# Standard deviation of the blur, as a share of the longer side. Under the kernel of
+# RISE (11 pixels of 224, sigma 5) a network trained on birds still found an image of
+# the same species first for 31 of 32 birds, under this one for 6, and for 3 without
+# any image.
 BLUR = 10 / 224
+
+
+def measure_deletion(context: Context) -> Measured:
+    """Measure how fast the similarity to the proxy falls and rises with the heat."""
+    sample, curves = context.sample, {}
+    rows: list[dict[str, Any]] = [{} for _ in context.methods]
+    for key, follow in (("deletion", deletion_curve), ("insertion", insertion_curve)):
+        y = {}
+        for number, maps in enumerate(sample.maps):
+            rows[number][key] = float("nan")
+            if not has_order(maps.reshape(len(maps), -1)).any():
+                continue  # such as the uniform map, where no pixel is the hottest
+            curve = follow(
+                context.embed, sample.images, maps, sample.targets[number], NUM_STEPS
+            )
+            rows[number][key] = mean_of(area_under(curve))
+            y[context.methods[number].name] = np.nanmean(curve, axis=0).tolist()
+        curves[f"{key.capitalize()}: similarity to the proxy"] = {
+            "x": [step / NUM_STEPS for step in range(NUM_STEPS + 1)],
+            "x_name": f"share of pixels, hottest first ({key})",
+            "y": y,
+        }
+    note = f"Deletion and insertion: {NUM_STEPS} steps from or to a blurred image"
+    return Measured(rows, curves, [note])
 
 
 def deletion_curve(
@@ -87,19 +117,18 @@ def insertion_curve(
     2018, section 4.2): the larger the area under the curve, the better.
 
     Args:
-        embed: see ``deletion_curve``.
-        images: see ``deletion_curve``.
-        heatmaps: see ``deletion_curve``.
-        proxies: see ``deletion_curve``.
+        embed: see ``deletion_curve``, also for the others.
+        images: (n, H, W, c).
+        heatmaps: (n, H, W) float.
+        proxies: (n, d).
         num_steps: >= 1.
-        fill: what the image starts from; see ``deletion_curve``.
+        fill: what the image starts from.
 
     Returns:
-        (n, num_steps + 1) float32 in [-1, 1], from nothing of the image to all of it;
-        NaN for a map that is constant or not finite.
+        (n, num_steps + 1) float32, from nothing of the image to all of it.
 
     Raises:
-        ValueError: for shapes that do not fit or another number of steps.
+        ValueError: as ``deletion_curve``.
 
     Example:
 
@@ -116,7 +145,7 @@ def insertion_curve(
 
 def _prepare(images: np.ndarray, fill: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and what replaces them, both (n, H, W, c) float32."""
-    images = _check_images(images)
+    images = check_images(images)
     if fill is None:
         sigma = BLUR * max(images.shape[1:3])
         blurred = [cv2.GaussianBlur(image, (0, 0), sigma) for image in images]
@@ -147,19 +176,19 @@ def _follow(
             "keras_embcam.heatmaps.resize_heatmaps. Received: "
             f"heatmaps.shape={heatmaps.shape}, images.shape={start.shape}"
         )
-    _check_whole("num_steps", num_steps)
+    check_whole_number("num_steps", num_steps)
     flat = heatmaps.reshape(len(heatmaps), -1)
     order = np.argsort(-flat, axis=1, kind="stable")
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(flat.shape[1])[None], axis=1)
     ranks = ranks.reshape(*heatmaps.shape, 1)
+    unit_proxies = keras.utils.normalize(np.asarray(proxies, "float64"), axis=1)
     curve = np.empty((len(flat), num_steps + 1), "float32")
     for step in range(num_steps + 1):
         turned = ranks < round(step / num_steps * flat.shape[1])
-        embeddings = _embed(embed, np.where(turned, end, start), proxies)
-        norms = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(proxies, axis=1)
-        dots = (embeddings * proxies).sum(axis=1)
-        curve[:, step] = dots / np.where(norms > 0, norms, 1)
+        embeddings = embed_checked(embed, np.where(turned, end, start), proxies)
+        units = keras.utils.normalize(embeddings, axis=1)
+        curve[:, step] = (units * unit_proxies).sum(axis=1)
     return np.where(has_order(flat)[:, None], curve, np.float32(np.nan))
 
 
@@ -187,97 +216,3 @@ def area_under(curve: np.ndarray) -> np.ndarray:
             f"each image. Received: curve.shape={curve.shape}"
         )
     return (curve[:, 1:] + curve[:, :-1]).mean(axis=1) / 2
-
-
-def occlusion_maps(
-    embed: Embed,
-    images: np.ndarray,
-    proxies: np.ndarray,
-    patch_size: int,
-    stride: int | None = None,
-) -> np.ndarray:
-    """Return how much the score ``y . p`` drops when a patch covers each pixel.
-
-    What a map is compared with to see whether it is faithful (Selvaraju et al.,
-    "Grad-CAM", ICCV 2017, appendix on occlusion; Zeiler and Fergus, 2014): the score
-    of the whole image minus the score with a patch over it, averaged over the patches
-    that cover the pixel. A patch has the mean colour of its image, which is grey in
-    whatever range the model expects. Compare with ``correlation.rank_correlation``.
-
-    Args:
-        embed: returns the embeddings (n, d) of images (n, H, W, c) float32, raw, not
-            normalised. Called once for the images and once for each patch.
-        images: (n, H, W, c), in the range that the model expects.
-        proxies: (n, d), one for each image.
-        patch_size: side of the square in pixels, >= 1, at most the image's.
-        stride: pixels from one patch to the next, >= 1 and at most `patch_size`; None
-            for `patch_size`. The last patch is moved to end at the border.
-
-    Returns:
-        (n, H, W) float32, signed: negative where covering helps.
-
-    Raises:
-        ValueError: for shapes that do not fit, or sizes out of range.
-
-    Example:
-
-    >>> def embed(images):  # the mean of all pixels
-    ...     return images.mean(axis=(1, 2))
-    >>> images = np.array([0, 0, 4, 8]).reshape(1, 1, 4, 1)
-    >>> occlusion_maps(embed, images, np.ones((1, 1)), 1).tolist()
-    [[[-0.75, -0.75, 0.25, 1.25]]]
-    """
-    images = _check_images(images)
-    height, width = images.shape[1:3]
-    _check_whole("patch_size", patch_size, min(height, width))
-    stride = patch_size if stride is None else stride
-    _check_whole("stride", stride, patch_size)
-    proxies = np.asarray(proxies, "float64")
-    grey = images.mean(axis=(1, 2), keepdims=True)
-    whole = (_embed(embed, images, proxies) * proxies).sum(axis=1)
-    drops = np.zeros(images.shape[:3])
-    num_covering = np.zeros((height, width))
-    for top in _place_patches(height, patch_size, stride):
-        for left in _place_patches(width, patch_size, stride):
-            patch = np.s_[..., top : top + patch_size, left : left + patch_size]
-            covered = images.copy()
-            covered[(*patch, slice(None))] = grey
-            score = (_embed(embed, covered, proxies) * proxies).sum(axis=1)
-            drops[patch] += (whole - score)[:, None, None]
-            num_covering[patch] += 1
-    return (drops / num_covering).astype("float32")
-
-
-def _place_patches(length: int, patch_size: int, stride: int) -> list[int]:
-    last = length - patch_size
-    return [*range(0, last, stride), last]
-
-
-def _check_images(images: np.ndarray) -> np.ndarray:
-    images = np.asarray(images, "float32")
-    if images.ndim != 4:
-        raise ValueError(
-            "`images` must have the shape (n, H, W, c). Received: "
-            f"images.shape={images.shape}"
-        )
-    return images
-
-
-def _embed(embed: Embed, images: np.ndarray, proxies: np.ndarray) -> np.ndarray:
-    embeddings = np.asarray(ops.convert_to_numpy(embed(images)), "float64")
-    if embeddings.ndim != 2 or embeddings.shape != np.shape(proxies):
-        raise ValueError(
-            "`embed` must return (n, d), and `proxies` must hold one vector of the "
-            f"same width for each image. Received: {embeddings.shape} from `embed`, "
-            f"proxies.shape={np.shape(proxies)}"
-        )
-    return embeddings
-
-
-def _check_whole(name: str, number: Any, most: int | None = None) -> None:
-    is_whole = isinstance(number, Integral) and int(number) >= 1
-    if not is_whole or (most is not None and number > most):
-        limit = "" if most is None else f" and at most {most}"
-        raise ValueError(
-            f"`{name}` must be a whole number, at least 1{limit}. Received: {number!r}"
-        )

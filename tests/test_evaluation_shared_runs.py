@@ -92,7 +92,7 @@ def test_maps_are_those_of_explain_at_the_size_of_the_images() -> None:
     methods = [
         Method("fine", **arguments["fine"]),
         Method("given", class_proxies, top_channels=3),
-        Method("function", negate, "layercam"),
+        Method("function", negate, weighting="layercam"),
         Method("several", **arguments["several"]),
         Method("preset", preset="localize"),
     ]
@@ -107,8 +107,8 @@ def test_maps_are_those_of_explain_at_the_size_of_the_images() -> None:
         heat = explain(model, images, **arguments[row["method"]])
         told = heat.sum(axis=(1, 2)) > 0
         ratios = (heat * masks).sum(axis=(1, 2))[told] / heat.sum(axis=(1, 2))[told]
-        assert row["ratio_mask"] == pytest.approx(ratios.mean(), abs=1e-6)
-        assert row["empty_maps"] == pytest.approx(1 - told.mean())
+        assert row["heatmap_ratio_mask"] == pytest.approx(ratios.mean(), abs=1e-6)
+        assert row["empty_heatmaps"] == pytest.approx(1 - told.mean())
     sizes = {row["method"]: row.get("map_size") for row in report.rows}
     assert sizes["fine"] == "7 x 7 x 6" and sizes["given"] == "5 x 5 x 5"
     assert sizes["several"] == "5 x 5 x 5, 7 x 7 x 6"

@@ -1,60 +1,59 @@
 """The heatmaps of many methods, with as few runs of the model as they allow."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_embcam import method as core
-from keras_embcam.evaluation.method import Method
+from keras_embcam.evaluation.compared_method import ComparedMethod
 from keras_embcam.heatmaps import resize_heatmaps, scale_heatmaps
+from keras_embcam.method import Method
 from keras_embcam.network.view import ModelView, Recording
-from keras_embcam.presets import LayerFusion, apply_preset
 from keras_embcam.running.compiled_functions import run_once
 from keras_embcam.running.one_batch import compute_heatmaps, resolve_proxies
-from keras_embcam.weightings import Weighting, get_weighting
+from keras_embcam.weightings import Weighting
 
 Tensor = Any
+
+# Of images that are changed or put together, beside those of the stream.
+BATCH_SIZE = 32
 
 
 class MapPlan(NamedTuple):
     """What a compiled run makes for one method; hashable.
 
     Attributes:
-        proxy: the first and the last but one of its proxies among those passed; a
+        proxy: a pair (start, stop), the places of its proxies among those passed; a
             function of the embeddings; or None for the single point.
-        average: whether each proxy has weights of its own, to be averaged.
-        weighting: ``(activations, gradients) -> weights``, or a `LayerFusion`.
-        top_channels: see `EmbeddingCAM`.
+        is_averaged: whether each proxy has weights of its own, to be averaged.
+        method: how the map is made.
     """
 
     proxy: Any
-    average: bool
-    weighting: Weighting | LayerFusion
-    top_channels: int | None
+    is_averaged: bool
+    method: Method
 
 
 def explain_with_all(
     model: keras.Model,
-    methods: Sequence[Method],
+    methods: Sequence[ComparedMethod],
     images: np.ndarray,
     proxies: Sequence[Any],
-    embedding_layer: Any = None,
     normalize: bool = True,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the number of each method with its heatmaps, one method at a time.
 
-    The model runs once for all methods on one `conv_layer`, compiled once for them.
+    The model runs once for all methods on the same layers, compiled once for them.
 
     Args:
         model: see `explain`.
         methods: m of them.
         images: (n, H, W, c) as the model takes them.
-        proxies: m items, see `ProxySet.choose`. Where one is NaN the map means
+        proxies: m items, see `SetProxies.choose`. Where one is NaN the map means
             nothing.
-        embedding_layer: see `explain`.
         normalize: see `explain`; False leaves maps in the units of the score, but
             those of `heatmaps` functions and of databases have none.
 
@@ -66,40 +65,32 @@ def explain_with_all(
     """
     families: dict[Any, list[int]] = {}
     for number, method in enumerate(methods):
-        if method.heatmaps is not None or method.database is not None:
-            yield number, _make_own_maps(model, method, images)
-        else:
-            conv_layer = find_layers(method)
-            key = tuple(conv_layer) if isinstance(conv_layer, list) else conv_layer
+        if method.explains_proxy:
+            key = method.layers, method.embedding_layer
             families.setdefault(key, []).append(number)
+        else:
+            yield number, _make_own_maps(model, method, images)
     for numbers in families.values():
         plans, vectors = _make_plans(
             [methods[x] for x in numbers], [proxies[x] for x in numbers]
         )
         first = methods[numbers[0]]
-        layers = core.Method(
+        layers = Method(
             conv_layer=first.conv_layer,
+            embedding_layer=first.embedding_layer,
             preset=first.preset,
-            embedding_layer=embedding_layer,
         )
-        (maps,) = run_once(model, images, layers, compute_maps, plans, proxies=vectors)
+        [maps] = run_once(model, images, layers, compute_maps, plans, proxies=vectors)
         for column, number in enumerate(numbers):
             # One method at a time: fifty at full size would not fit into memory.
             yield number, _finish(maps[:, column], images, normalize)
-
-
-def find_layers(method: Method) -> Any:
-    """Return what a method passes as `conv_layer`: its own, or that of its preset."""
-    return apply_preset(
-        method.preset, method.conv_layer, method.weighting, method.top_channels
-    )[0]
 
 
 def compute_maps(
     view: ModelView,
     images: Any,
     proxies: Any,
-    method: core.Method,
+    layers: Method,
     plans: tuple[MapPlan, ...],
 ) -> tuple[Tensor]:
     """Return the raw maps of all plans from one run of the model; in graph code.
@@ -108,7 +99,7 @@ def compute_maps(
         view: of the model.
         images: as the model takes them.
         proxies: (n, number of vectors, d) float32, or None.
-        method: names the layers.
+        layers: the method whose layers the view is of.
         plans: m of them.
 
     Returns:
@@ -118,20 +109,19 @@ def compute_maps(
     recording = view.record(images)
     made: dict[Any, tuple[Tensor, Tensor]] = {}
     maps = []
-    weighting: Any
-    for plan in plans:
-        if plan.average:
-            several = proxies[:, slice(*plan.proxy)]
-            weighting = _average_over(recording, several, plan.weighting)
+    for place, is_averaged, method in plans:
+        weigh: Any = method.weigh
+        if is_averaged:
+            several = proxies[:, slice(*place)]
             run, vectors = recording, several[:, 0]
+            weigh = _average_over(recording, several, weigh)
         else:
-            if plan.proxy not in made:
-                vectors = _find_vectors(view, recording, proxies, plan.proxy)
-                made[plan.proxy] = vectors, recording.pull_back(vectors)
-            vectors, gradients = made[plan.proxy]
+            if place not in made:
+                vectors = _find_vectors(view, recording, proxies, place)
+                made[place] = vectors, recording.pull_back(vectors)
+            vectors, gradients = made[place]
             run = recording._replace(pull_back=_return(gradients))
-            weighting = plan.weighting
-        maps.append(compute_heatmaps(run, vectors, weighting, plan.top_channels))
+        maps.append(compute_heatmaps(run, vectors, weigh, method.top_channels))
     return (ops.stack(maps, axis=1),)
 
 
@@ -161,14 +151,15 @@ def _average_over(recording: Recording, proxies: Tensor, weighting: Any) -> Weig
             return ops.where(is_there, weighting(activations, gradients), 0.0)
 
         weights = ops.map(weigh, ops.swapaxes(proxies, 0, 1))
-        # The number of proxies differs by image, and a factor is no matter here.
+        # Images have different numbers of proxies. The mean over all of them differs
+        # from the right one by a factor, which scaling the map removes.
         return ops.mean(weights, axis=0)
 
     return average
 
 
 def _make_plans(
-    methods: Sequence[Method], proxies: Sequence[Any]
+    methods: Sequence[ComparedMethod], proxies: Sequence[Any]
 ) -> tuple[tuple[MapPlan, ...], np.ndarray | None]:
     """Return the plans, and the vectors (n, number, d) that they point into."""
     columns: list[np.ndarray] = []
@@ -183,25 +174,23 @@ def _make_plans(
                 columns.append(filled.reshape(len(vectors), -1, vectors.shape[-1]))
                 places[id(vectors)] = start, start + columns[-1].shape[1]
             place = places[id(vectors)]
-        average = isinstance(vectors, np.ndarray) and vectors.ndim == 3
-        if average and isinstance(method.conv_layer, list):
+        is_averaged = isinstance(vectors, np.ndarray) and vectors.ndim == 3
+        if is_averaged and isinstance(method.layers, tuple):
             raise ValueError(
                 f"The method {method.name!r} averages the weights of sampled triplets, "
                 "which goes with one layer. Pass one `conv_layer`, or a weighting that "
                 "is linear in the gradient. Received: "
                 f"conv_layer={method.conv_layer!r}, weighting={method.weighting!r}"
             )
-        _, weighting = apply_preset(
-            method.preset, None, method.weighting, method.top_channels
-        )
-        if not isinstance(weighting, LayerFusion):
-            weighting = get_weighting(weighting)
-        plans.append(MapPlan(place, average, weighting, method.top_channels))
+        # Without its layers, which would keep the model alive: the plan is a key of
+        # what is compiled.
+        how = replace(method.core, conv_layer=None, embedding_layer=None)
+        plans.append(MapPlan(place, is_averaged, how))
     return tuple(plans), np.concatenate(columns, axis=1) if columns else None
 
 
 def _make_own_maps(
-    model: keras.Model, method: Method, images: np.ndarray
+    model: keras.Model, method: ComparedMethod, images: np.ndarray
 ) -> np.ndarray:
     if method.database is not None:
         maps = method.database.explain(model, images, **method.options)
@@ -220,3 +209,15 @@ def _make_own_maps(
 def _finish(maps: np.ndarray, images: np.ndarray, normalize: bool) -> np.ndarray:
     resized = resize_heatmaps(maps, images.shape[1:3])
     return ops.convert_to_numpy(scale_heatmaps(resized) if normalize else resized)
+
+
+def split(num_images: int, batch_size: int = BATCH_SIZE) -> list[slice]:
+    """Return the rows of each batch of images.
+
+    Example:
+
+    >>> split(5, 3)
+    [slice(0, 3, None), slice(3, 5, None)]
+    """
+    starts = range(0, num_images, batch_size)
+    return [slice(x, min(x + batch_size, num_images)) for x in starts]
