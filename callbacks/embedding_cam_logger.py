@@ -1,23 +1,29 @@
 """EmbeddingCAMLogger: watch in TensorBoard where a network looks while it trains."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from keras_embcam.callbacks.event_files import find_last_step
-from keras_embcam.callbacks.event_writer import EventWriter
-from keras_embcam.callbacks.neighbours import (
+from keras_embcam.callbacks.event_files import check_log_dir, find_last_step
+from keras_embcam.callbacks.explained_proxies import ExplainedProxies
+from keras_embcam.callbacks.other_callbacks import (
     running_callbacks,
     warn_of_early_monitors,
     writes_same_curves,
 )
-from keras_embcam.callbacks.projector import write_projector
-from keras_embcam.callbacks.settings import Settings, check_count
-from keras_embcam.callbacks.validation_examples import Examples, ValidationExamples
-from keras_embcam.callbacks.validation_run import Numbers, ValidationRun
+from keras_embcam.callbacks.siamese_branch import find_branch
+from keras_embcam.callbacks.step_axis import StepAxis
+from keras_embcam.callbacks.update import Update, warn_of_missing
+from keras_embcam.callbacks.update_log import UpdateLog, check_count
+from keras_embcam.callbacks.validation_run import ValidationRun
+from keras_embcam.method import Method
+from keras_embcam.metrics import ObjectFormat
+from keras_embcam.running.labelled_examples import ExampleStream
 from keras_embcam.weightings import Weighting
 
 
@@ -56,33 +62,47 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     stand behind this callback in the list. `keras.callbacks.TensorBoard` may stand
     before or behind it, with the same `log_dir`: each curve is written once.
 
-    Training is never changed or stopped: an error ends the logging with one warning.
-    An update writes at most ``num_images`` pictures and one grid, so a log grows by
-    less than ``6 W H (num_images)`` bytes each (W, H: size of a picture, at most 512).
+    Everything is checked when the training begins, and what is explained is printed
+    once (unless ``fit(verbose=0)``) and written as a text, with the ratio of a uniform
+    map. Training is never changed or stopped: an error ends the logging with one
+    warning. An update writes at most ``num_images`` pictures and one grid, so a log
+    grows by less than ``6 W H (num_images)`` bytes each (W, H: size of a picture, at
+    most 512).
 
     Args:
-        log_dir: folder of the logs.
-        validation_examples: see `ValidationExamples`.
-        conv_layer: see `keras_embcam.EmbeddingCAM`.
-        embedding_layer: see `keras_embcam.EmbeddingCAM`; for a training model whose
-            output is not the embedding (similarities to proxies, several outputs).
+        log_dir: folder of the logs; also an address that `tf.io.gfile` knows, such as
+            "gs://bucket/logs".
+        validation_examples: an array of images (n, H, W, c) in the range that the
+            model takes, ``(images, labels)``, a dict with "image" and perhaps "label",
+            "bbox" and "segmentation_mask", or a `tf.data.Dataset` of these, batched or
+            not, in the same order each time. Labels may be integers or strings; boxes
+            (n, 4), (n, m, 4), ragged, or lists of arrays. Further inputs of the model
+            go by their names, or ``({"image": ..., "age": ...}, labels)``.
+        conv_layer: name, path ``"outer/inner"`` or object of the layer to explain, or
+            a list of several; None for the last one with more than one position.
+        embedding_layer: name, path or object of the layer that makes the embedding;
+            for a training model whose output is not the embedding (similarities to
+            proxies, several outputs, the distance of a siamese network).
         proxy: what is explained: "single_point", the image's own unit embedding;
             "class_mean", the mean of its class among the examples; "trained", the
             proxy of its label in a `Proxies` layer; or a function of the embeddings.
         class_proxies: (classes, d), fixed proxies by label instead.
         proxy_layer: name of the layer for "trained", if there is more than one.
-        weighting: see `keras_embcam.EmbeddingCAM`.
-        top_channels: see `keras_embcam.EmbeddingCAM`.
-        preset: see `keras_embcam.EmbeddingCAM`.
-        update_freq: "epoch", or every so many training steps.
+        weighting: "gradcam", "gradcam++", "layercam", "hirescam", "xgradcam", or a
+            function ``(activations, gradients) -> weights``.
+        top_channels: how many channels to keep, those with the highest weights; None
+            for all.
+        preset: a name that stands for layers and weighting, such as "localize".
+        update_freq: "epoch", or every so many batches.
         image_freq: pictures at every so many updates.
         num_images: how many examples to show, 0 for no pictures.
         picture_indices: which: None for the first, "class_balanced" for as many of
             each class, or the numbers of the examples.
         batch_size: of the examples, where they are not batched.
         embedding_model: the model to explain, where it is not the one that is
-            trained (the branch of a siamese network).
-        bounding_box_format: of the boxes, as Keras names them.
+            trained. The branch of a siamese network is found by itself, if it is a
+            model that runs once for each image.
+        bounding_box_format: of the boxes, as Keras names it.
         mask_foreground: the value of the object in integer masks.
         mask_ignored: the value of pixels that do not count in integer masks.
         projector: write the embeddings for TensorBoard's projector, with overlays,
@@ -138,170 +158,140 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         check_count("update_freq", update_freq, 1, "epoch")
-        check_count("image_freq", image_freq, 1)
-        check_count("num_images", num_images, 0)
         check_count("batch_size", batch_size, 1)
-        if isinstance(picture_indices, str) and picture_indices != "class_balanced":
-            raise ValueError(
-                '`picture_indices` must be None, "class_balanced" or the numbers of '
-                f"examples. Received: {picture_indices!r}"
-            )
-        self.log_dir = Path(log_dir)
+        self.log_dir = check_log_dir(log_dir)
         self.update_freq = update_freq
-        self.image_freq = image_freq
-        self.num_images = num_images
-        self.picture_indices = picture_indices
         self.embedding_model = embedding_model
         self.projector = projector
         self.strict = strict
-        self._examples = ValidationExamples(validation_examples, batch_size)
-        self._settings = Settings(
-            proxy,
-            class_proxies,
-            proxy_layer,
-            conv_layer,
-            embedding_layer,
-            weighting,
-            top_channels,
-            preset,
-            bounding_box_format,
-            mask_foreground,
-            mask_ignored,
+        self._stream = ExampleStream(
+            validation_examples,
+            batch_size=batch_size,
+            strict=True,
+            name="validation_examples",
         )
-        self._settings.check(self._examples.keys)
+        self._proxies = ExplainedProxies(proxy, class_proxies, proxy_layer)
+        self._proxies.check(self._stream.keys)
+        self._method = Method(
+            weighting=weighting,
+            top_channels=top_channels,
+            conv_layer=conv_layer,
+            embedding_layer=embedding_layer,
+            preset=preset,
+        )
+        self._objects = ObjectFormat(bounding_box_format, mask_foreground, mask_ignored)
+        self._num_images = num_images
+        self._log = UpdateLog(
+            self.log_dir,
+            self._stream,
+            bounding_box_format,
+            self._method.box_threshold,
+            num_images,
+            picture_indices,
+            image_freq,
+        )
+        self._axis = StepAxis(
+            lambda: find_last_step(tf.io.gfile.join(self.log_dir, "validation")),
+            counts_batches=update_freq != "epoch",
+        )
         self._stopped = False
-        self._pictured: Any = None
         self._run: ValidationRun | None = None
         self._explained: keras.Model | None = None
-        self._writer: EventWriter | None = None
-        self._proxies: dict[str, Any] = {}
-        self._numbers: Numbers | None = None
-        self._num_updates = 0
-        # Steps below this one are in the event files already.
-        self._next_step: int | None = None
-        self._offset: int | None = None
-        self._steps_before_epoch = 0
-        self._last_update = 0
+        self._update: Update | None = None
         self._keras_writes_scalars = False
+        self._told_missing: set[str] = set()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Look at the other callbacks."""
-        self._offset = None
-        self._guard(self._look_at_neighbours, running_callbacks())
+        """Look at the other callbacks, and check all that the updates will need."""
+        self._axis.begin_fit()
+        self._guard(self._look_at_other_callbacks, running_callbacks())
+        self._guard(self._prepare)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Find where on the axes this training stands."""
-        if self._offset is None:
-            self._guard(self._place_on_axis, epoch)
-        if self.update_freq != "epoch":
-            self._steps_before_epoch = self._count_iterations()
-            self._last_update = self._steps_before_epoch
+        self._guard(self._axis.begin_epoch, epoch, self.model, self._steps_per_epoch)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Update after every `update_freq` steps."""
         if not isinstance(self.update_freq, int):
             return
-        step = self._steps_before_epoch + batch + 1
-        # Several steps may have passed at once (`steps_per_execution`); Keras 3.8
-        # tells the first of them, 3.15 the last.
-        if step // self.update_freq > self._last_update // self.update_freq:
-            step = max(step, self._count_iterations())
-            self._last_update = step
-            self._guard(self._update, "{}_vs_iterations", step, True)
+        at_once = getattr(self.model, "steps_per_execution", 1)
+        before, step = self._axis.end_batch(batch, at_once, self._steps_per_epoch)
+        if step // self.update_freq > before // self.update_freq:
+            self._guard(self._write_update, "{}_vs_iterations", step, True)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Update, and put the numbers into the logs."""
         if self.update_freq == "epoch":
-            step = epoch + (self._offset or 0)
-            self._guard(self._update, "epoch_{}", step, not self._keras_writes_scalars)
-        elif self._numbers is None:
+            step = self._axis.step_of(epoch)
+            scalars = not self._keras_writes_scalars
+            self._guard(self._write_update, "epoch_{}", step, scalars)
+        elif self._update is None:
             self._guard(self._measure)  # no update yet: the logs need the numbers
-        if logs is not None and self._numbers is not None:
+        if logs is not None and self._update is not None:
             missing = float("nan")
-            logs.update(
-                {
-                    f"val_{name}": missing if self._stopped else value
-                    for name, value in self._numbers.values.items()
-                }
-            )
+            for name, value in self._update.values.items():
+                logs[f"val_{name}"] = missing if self._stopped else value
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Write the projector's files, if asked for, and close all files."""
         if self.projector:
             self._guard(self._write_projector)
-        if self._writer is not None:
-            self._guard(self._writer.close)
-            self._writer = None  # another `fit` opens new files
+        self._guard(self._log.close)
 
-    def _look_at_neighbours(self, neighbours: list[keras.callbacks.Callback]) -> None:
-        if self in neighbours:
-            position = neighbours.index(self)
-            warn_of_early_monitors(neighbours[:position])
+    @property
+    def _steps_per_epoch(self) -> int | None:
+        return (self.params or {}).get("steps")
+
+    def _look_at_other_callbacks(
+        self, callbacks: list[keras.callbacks.Callback]
+    ) -> None:
+        if self in callbacks:
+            position = callbacks.index(self)
+            warn_of_early_monitors(callbacks[:position])
             self._keras_writes_scalars = writes_same_curves(
-                neighbours[position:], self.log_dir
+                callbacks[position:], self.log_dir
             )
 
-    def _place_on_axis(self, epoch: int) -> None:
-        self._offset = 0
-        if self._next_step is not None:
-            # Another `fit`: go on behind what the last one wrote.
-            self._offset = max(0, self._next_step - epoch)
-        elif epoch or (self.update_freq != "epoch" and self._count_iterations()):
-            # Resumed: what was written before the interruption stays as it is.
-            self._next_step = find_last_step(self.log_dir / "validation") + 1
-
-    def _count_iterations(self) -> int:
-        optimizer = getattr(self.model, "optimizer", None)
-        return 0 if optimizer is None else int(optimizer.iterations)
-
-    def _measure(self) -> tuple[ValidationRun, Numbers]:
+    def _prepare(self) -> ValidationRun:
+        """Look at the model and the examples, once, and say what is explained."""
         model = self.embedding_model or self.model
-        if self._run is None or self._explained is not model:
-            self._run = ValidationRun(model, self._examples, self._settings)
-            self._explained = model
-        self._proxies = self._run.find_proxies()
-        self._numbers = self._run.measure(self._proxies, self.num_images)
-        return self._run, self._numbers
+        if self._run is not None and self._explained is model:
+            return self._run
+        explained, layer = model, self._method.embedding_layer
+        if self.embedding_model is None:
+            explained, layer = find_branch(model, layer)
+        run = ValidationRun(
+            explained,
+            self.model,
+            self._stream,
+            dataclasses.replace(self._method, embedding_layer=layer),
+            self._objects,
+            self._proxies,
+        )
+        run.prepare()
+        facts = run.describe() | {"logs": self.log_dir}
+        self._log.write_facts(facts)
+        self._run, self._explained = run, model
+        if (self.params or {}).get("verbose", 0):
+            print("EmbeddingCAMLogger explains")
+            print("\n".join(f"  {name}: {fact}" for name, fact in facts.items()))
+        return run
 
-    def _update(self, tag: str, step: int, scalars: bool) -> None:
-        run, numbers = self._measure()
-        if self._next_step is not None and step < self._next_step:
-            return
-        if self._writer is None:
-            self._writer = EventWriter(self.log_dir)
-        self._writer.write_numbers(numbers, tag, step, scalars)
-        if self.num_images and self._num_updates % self.image_freq == 0:
-            if self._pictured is None:
-                self._pictured = self._choose_pictured()
-            self._writer.write_pictures(
-                run.show(self._pictured, self._proxies),
-                numbers.worst,
-                step,
-                self._settings,
-            )
-        self._writer.flush()
-        self._num_updates += 1
-        self._next_step = step + 1
+    def _measure(self) -> Update:
+        self._update = self._prepare().measure(self._num_images)
+        self._told_missing |= warn_of_missing(self._update, self._told_missing)
+        return self._update
 
-    def _choose_pictured(self) -> Examples:
-        """Copy the examples to show, the same ones at every update."""
-        indices = self.picture_indices
-        if indices is None or isinstance(indices, str):
-            indices = self._examples.choose(self.num_images, indices is not None)
-        return self._examples.take(indices)
+    def _write_update(self, tag: str, step: int, scalars: bool) -> None:
+        update = self._measure()
+        if not self._axis.is_written(step):
+            self._log.write(update, self._prepare(), tag, step, scalars)
+            self._axis.note_written(step)
 
     def _write_projector(self) -> None:
-        if self._run is None or self._numbers is None:
-            return
-        shown = (
-            self._run.show(batch, self._proxies) for batch in self._examples.batches()
-        )
-        write_projector(
-            self.log_dir / "validation",
-            self._numbers.embeddings,
-            self._numbers.labels,
-            shown,
-        )
+        if self._update is not None:
+            self._log.write_projector(self._update, self._prepare())
 
     def _guard(self, action: Callable, *arguments: Any) -> None:
         """Run an action of the logger that must not end the training."""

@@ -1,84 +1,77 @@
-"""Write what a validation run found as TensorBoard events."""
+"""Write what an update found as TensorBoard events."""
 
-import math
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.image.metadata import create_summary_metadata
 
-from keras_embcam.callbacks.settings import Settings
-from keras_embcam.callbacks.validation_run import Numbers, Shown
-from keras_embcam.drawing import (
-    add_caption,
-    draw_boxes,
-    make_grid,
-    overlay_heatmap,
-    to_uint8,
-)
-from keras_embcam.heatmaps import find_boxes
-from keras_embcam.metrics.regions import place_boxes
+from keras_embcam.callbacks.update import Update
+from keras_embcam.drawing import make_grid
 
-# Smaller pictures are enlarged, or their captions would have no room.
-MIN_PICTURE_SIZE = 192
-MAX_PICTURE_SIZE = 512
-TRUE_COLOR = (0, 255, 0)
-FOUND_COLOR = (255, 255, 255)
+# What `validation` says once, as text.
+TEXT_TAG = "embedding_cam_logger"
 
 
 class EventWriter:
-    """Writes scalars, histograms and pictures of one training.
+    """Writes scalars, histograms, pictures and a text of one training.
 
     Args:
-        log_dir: runs `validation` and `uniform_baseline` are written under it.
+        log_dir: the runs `validation` and `uniform_baseline` are written under it; any
+            path that `tf.io.gfile` knows, such as "gs://bucket/logs".
     """
 
-    def __init__(self, log_dir: Path) -> None:
-        self.run_dir = log_dir / "validation"
-        self._validation = tf.summary.create_file_writer(str(self.run_dir))
+    def __init__(self, log_dir: str) -> None:
+        self.run_dir = tf.io.gfile.join(log_dir, "validation")
+        self._validation = tf.summary.create_file_writer(self.run_dir)
         self._log_dir = log_dir
         self._uniform: Any = None
 
+    def write_text(self, facts: Mapping[str, str]) -> None:
+        """Write what is explained, as a list; fails where nothing can be written."""
+        text = "\n".join(f"* **{name}**: {fact}" for name, fact in facts.items())
+        with self._validation.as_default():
+            tf.summary.text(TEXT_TAG, text, step=0)
+        self.flush()
+
     def write_numbers(
-        self, numbers: Numbers, tag: str, step: int, scalars: bool = True
+        self, update: Update, tag: str, step: int, scalars: bool = True
     ) -> None:
         """Write a curve for each value, and how the ratios of the images spread.
 
         Args:
-            numbers: of one run.
+            update: what was found.
             tag: of a curve, with the name of the value in place of `{}`.
             step: position on the axis.
             scalars: False where somebody else writes the values themselves.
         """
         with self._validation.as_default():
             if scalars:
-                for name, value in numbers.values.items():
+                for name, value in update.values.items():
                     tf.summary.scalar(tag.format(name), value, step=step)
-            for name, values in numbers.per_image.items():
+            for name in update.uniform:
+                values = update.per_image[name]
                 values = values[~np.isnan(values)]
                 if len(values):
                     tf.summary.histogram(f"{name}_per_image", values, step=step)
-        if numbers.uniform:
+        if update.uniform:
             if self._uniform is None:
-                folder = str(self._log_dir / "uniform_baseline")
+                folder = tf.io.gfile.join(self._log_dir, "uniform_baseline")
                 self._uniform = tf.summary.create_file_writer(folder)
             with self._uniform.as_default():
-                for name, value in numbers.uniform.items():
+                for name, value in update.uniform.items():
                     tf.summary.scalar(tag.format(name), value, step=step)
 
     def write_pictures(
-        self, shown: Shown, worst: Shown | None, step: int, settings: Settings
+        self, pictures: list[np.ndarray], worst: list[np.ndarray], step: int
     ) -> None:
         """Write one picture for each example shown, and one grid of the worst."""
         with self._validation.as_default():
-            pictures = draw_examples(shown, settings)
             for number, picture in enumerate(pictures):
                 _write_picture(f"heatmaps/{number:02d}", picture, step)
-            if worst is not None and len(worst.heatmaps):
-                grid = make_grid(draw_examples(worst, settings))
-                _write_picture("heatmaps/worst", grid, step)
+            if worst:
+                _write_picture("heatmaps/worst", make_grid(worst), step)
 
     def flush(self) -> None:
         """Bring everything to the disk, where it fails if it has to."""
@@ -96,59 +89,10 @@ class EventWriter:
 def _write_picture(tag: str, picture: np.ndarray, step: int) -> None:
     """Write what `tf.summary.image` writes, compressed less.
 
-    Its compression cannot be chosen, and took five times as long for files 7 to 12 %
-    smaller: of what an update over small images takes, a sixth.
+    `tf.summary.image` fixes the PNG level; level 1 is five times faster and 7 to 12 %
+    larger. Of an update over small images the difference is a sixth.
     """
     height, width, _ = picture.shape
     png = tf.io.encode_png(picture, compression=1)
     metadata = create_summary_metadata(display_name=None, description=None)
     tf.summary.write(tag, [str(width), str(height), png], step, metadata)
-
-
-def draw_examples(shown: Shown, settings: Settings) -> list[np.ndarray]:
-    """Return uint8 RGB pictures: heat, true boxes (green), found box (white), caption.
-
-    Args:
-        shown: the examples with their heatmaps.
-        settings: which say how boxes are stated and found.
-    """
-    images = to_uint8(shown.examples["image"])
-    found_boxes = find_boxes(shown.heatmaps, settings.box_threshold)
-    num_images, height, width = shown.heatmaps.shape
-    factor = _enlargement(height, width)
-    true_boxes = None
-    if "bbox" in shown.examples:
-        true_boxes = np.asarray(
-            place_boxes(
-                shown.examples["bbox"], settings.bounding_box_format, shown.heatmaps
-            )
-        )
-    pictures = []
-    for index in range(num_images):
-        image = cv2.resize(
-            images[index], None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR
-        )
-        picture = overlay_heatmap(image, shown.heatmaps[index])
-        if np.isfinite(found_boxes[index]).all():
-            picture = draw_boxes(picture, found_boxes[index] * factor, FOUND_COLOR, 1)
-        if true_boxes is not None:
-            picture = draw_boxes(picture, true_boxes[index] * factor, TRUE_COLOR)
-        pictures.append(add_caption(picture, _caption(shown, index)))
-    return pictures
-
-
-def _enlargement(height: int, width: int) -> float:
-    short, long = sorted((height, width))
-    if long > MAX_PICTURE_SIZE:
-        return MAX_PICTURE_SIZE / long
-    return float(max(1, math.ceil(MIN_PICTURE_SIZE / short)))
-
-
-def _caption(shown: Shown, index: int) -> str:
-    parts = []
-    if "bbox" in shown.examples or "segmentation_mask" in shown.examples:
-        ratio = shown.ratios[index]
-        parts.append("ratio -" if np.isnan(ratio) else f"ratio {ratio:.2f}")
-    if "label" in shown.examples:
-        parts.append(f"label {shown.examples['label'][index]}")
-    return ", ".join(parts)

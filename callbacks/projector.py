@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 
 import cv2
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins import projector
 
-from keras_embcam.callbacks.validation_run import Shown
+from keras_embcam.callbacks.update import Shown
 from keras_embcam.drawing import overlay_heatmap, to_uint8
 
 # TensorBoard loads one picture for all sprites; browsers take 8192 pixels a side.
@@ -18,7 +17,7 @@ SPRITE_SIZE = 64
 
 
 def write_projector(
-    run_dir: Path,
+    run_dir: str,
     embeddings: np.ndarray,
     labels: np.ndarray | None,
     shown: Iterable[Shown],
@@ -26,7 +25,8 @@ def write_projector(
     """Write a checkpoint, labels and sprites of at most `MAX_POINTS` examples.
 
     Args:
-        run_dir: where TensorBoard looks for `projector_config.pbtxt`.
+        run_dir: where TensorBoard looks for `projector_config.pbtxt`; any path that
+            `tf.io.gfile` knows.
         embeddings: (n, d) float32.
         labels: (n,), or None.
         shown: all the examples with their heatmaps, batch by batch.
@@ -42,17 +42,22 @@ def write_projector(
         if len(sprites) >= MAX_POINTS:
             break
     sprites, embeddings = sprites[:MAX_POINTS], embeddings[:MAX_POINTS]
-    run_dir.mkdir(parents=True, exist_ok=True)
+
+    def write(name: str, content: str | bytes) -> None:
+        with tf.io.gfile.GFile(tf.io.gfile.join(run_dir, name), "wb") as file:
+            file.write(content)
+
+    tf.io.gfile.makedirs(run_dir)
     checkpoint = tf.train.Checkpoint(embedding=tf.Variable(embeddings))
-    checkpoint.write(str(run_dir / "embedding.ckpt"))
+    checkpoint.write(tf.io.gfile.join(run_dir, "embedding.ckpt"))
     # TensorBoard finds the file through this index, wherever the folder is moved to.
-    (run_dir / "checkpoint").write_text('model_checkpoint_path: "embedding.ckpt"\n')
+    write("checkpoint", 'model_checkpoint_path: "embedding.ckpt"\n')
     config = projector.ProjectorConfig()
     embedding = config.embeddings.add()
     embedding.tensor_name = "embedding/.ATTRIBUTES/VARIABLE_VALUE"
     if labels is not None:
         lines = "".join(f"{label}\n" for label in labels[:MAX_POINTS])
-        (run_dir / "labels.tsv").write_text(lines)
+        write("labels.tsv", lines)
         embedding.metadata_path = "labels.tsv"
     num_columns = math.ceil(math.sqrt(len(sprites)))
     sheet = np.zeros((num_columns * SPRITE_SIZE, num_columns * SPRITE_SIZE, 3), "uint8")
@@ -60,8 +65,7 @@ def write_projector(
         row, column = divmod(index, num_columns)
         top, left = row * SPRITE_SIZE, column * SPRITE_SIZE
         sheet[top : top + SPRITE_SIZE, left : left + SPRITE_SIZE] = sprite
-    # OpenCV writes BGR.
-    cv2.imwrite(str(run_dir / "sprites.png"), sheet[..., ::-1])
+    write("sprites.png", tf.io.encode_png(sheet).numpy())
     embedding.sprite.image_path = "sprites.png"
     embedding.sprite.single_image_dim.extend([SPRITE_SIZE, SPRITE_SIZE])
-    projector.visualize_embeddings(str(run_dir), config)
+    projector.visualize_embeddings(run_dir, config)

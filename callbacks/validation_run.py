@@ -1,244 +1,287 @@
-"""One run over the validation examples: numbers, and the heatmaps to show."""
+"""Explain and measure the validation examples with the weights of the moment."""
 
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_embcam.callbacks.settings import Settings
-from keras_embcam.callbacks.validation_examples import Examples, ValidationExamples
-from keras_embcam.explaining import embed, explain
-from keras_embcam.metrics import (
-    find_empty_maps,
-    heatmap_ratio_in_boxes,
-    heatmap_ratio_in_masks,
-    localization_accuracy,
-    measure_retrieval,
-    pointing_game_in_boxes,
-    pointing_game_in_masks,
+from keras_embcam.callbacks.explained_proxies import ExplainedProxies
+from keras_embcam.callbacks.update import (
+    Shown,
+    Update,
+    gather,
+    keep_worst,
+    mean_of_known,
+    shrink_heatmaps,
 )
-from keras_embcam.proxies import RunningClassMean, trained
+from keras_embcam.heatmaps import find_boxes
+from keras_embcam.method import Method
+from keras_embcam.metrics import (
+    ObjectFormat,
+    localization_accuracy,
+    measure_heatmaps,
+    measure_retrieval,
+    measure_uniform_heatmaps,
+)
+from keras_embcam.network.view import ModelView
+from keras_embcam.proxies import RunningClassMean
+from keras_embcam.running.box_checks import BoxCheck
+from keras_embcam.running.chosen_proxies import ProxyChooser
+from keras_embcam.running.compiled_functions import list_compiled, run_batches
+from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.labelled_examples import Examples, ExampleStream
+from keras_embcam.running.one_batch import embed_images, explain_images
 
-
-class Shown(NamedTuple):
-    """Examples to show, with their heatmaps (n, H, W) and ratios (n,), NaN for none."""
-
-    examples: Examples
-    heatmaps: np.ndarray
-    ratios: np.ndarray
-
-
-class Numbers(NamedTuple):
-    """What one run over all examples measured.
-
-    Attributes:
-        values: by name, such as "heatmap_ratio_bbox".
-        uniform: those of the uniform map, for the ratios.
-        per_image: each image's ratios (n,), NaN for an empty map.
-        worst: the examples with the lowest ratios, None without boxes and masks.
-        embeddings: (n, d) float32, raw.
-        labels: (n,), or None.
-    """
-
-    values: dict[str, float]
-    uniform: dict[str, float]
-    per_image: dict[str, np.ndarray]
-    worst: Shown | None
-    embeddings: np.ndarray
-    labels: np.ndarray | None
+RATIOS = ("heatmap_ratio_bbox", "heatmap_ratio_mask")
 
 
 class ValidationRun:
-    """Explain and measure validation examples with the current weights of a model.
+    """Explains and measures validation examples with the current weights of a model.
 
     Args:
-        model: that is trained.
-        examples: to measure on.
-        settings: how.
+        model: that is explained.
+        trained_model: that is trained, which may hold it.
+        stream: of the examples.
+        method: how heatmaps are made.
+        objects: how boxes and masks are stated.
+        proxies: what is explained.
+
+    Attributes:
+        labels: (n,) as the user gave them, None before `prepare` or without labels.
+        num_examples: n, 0 before `prepare`.
     """
 
     def __init__(
-        self, model: keras.Model, examples: ValidationExamples, settings: Settings
+        self,
+        model: keras.Model,
+        trained_model: keras.Model,
+        stream: ExampleStream,
+        method: Method,
+        objects: ObjectFormat,
+        proxies: ExplainedProxies,
     ) -> None:
         self._model = model
-        self._examples = examples
-        self._settings = settings
+        self._trained_model = trained_model
+        self._stream = stream
+        self._method = method
+        self._objects = objects
+        self._proxies = proxies
+        self.labels: np.ndarray | None = None
+        self.num_examples = 0
         # Each image's ratios of the uniform map never change: measured once.
-        self._uniform: dict[str, np.ndarray] | None = None
-        # Run eagerly, these took as long as small images take to explain.
-        self._compiled = tf.function(
-            partial(_compare, settings), autograph=False, reduce_retracing=True
+        self._uniform: dict[str, np.ndarray] = {}
+        # By row: the numbers of classes for class means, else the user's own labels.
+        self._class_proxies: np.ndarray | None = None
+        # Run eagerly, the figures took as long as small images take to explain.
+        self._figures = tf.function(
+            lambda objects_of, heatmaps: measure_heatmaps(
+                heatmaps, objects_of, objects
+            ),
+            autograph=False,
+            reduce_retracing=True,
         )
 
-    def find_proxies(self) -> dict[str, Any]:
-        """Return the arguments of `explain` that state what to explain.
+    def prepare(self) -> None:
+        """Check all that can be checked before the training, and measure the baseline.
 
-        Class means of all examples take a run of their own.
+        Reads all examples once; of the network it runs the first batch only.
+
+        Raises:
+            ValueError: for images, labels, boxes, masks, layers or proxies that do not
+                fit.
         """
-        settings = self._settings
-        if settings.class_proxies is not None:
-            return {"class_proxies": settings.class_proxies}
-        if settings.proxy == "trained":
-            return {"class_proxies": trained(self._model, settings.proxy_layer)}
-        if settings.proxy == "class_mean":
-            return {"class_proxies": self._measure_class_means()}
-        return {"proxies": settings.proxy if callable(settings.proxy) else None}
-
-    def _measure_class_means(self) -> np.ndarray:
-        batches = [
-            (
-                embed(
-                    self._model,
-                    batch["image"],
-                    conv_layer=self._settings.conv_layer,
-                    embedding_layer=self._settings.embedding_layer,
-                    batch_size=len(batch["image"]),
-                ),
-                batch["label"],
-            )
-            for batch in self._examples.batches()
-        ]
-        means = RunningClassMean(1 + max(int(labels.max()) for _, labels in batches))
-        for embeddings, labels in batches:
-            means.update(embeddings, labels)
-        return means.result()
-
-    def explain(self, examples: Examples, proxies: dict[str, Any]) -> Any:
-        """Return the `Explanation` of a batch of examples."""
-        if "class_proxies" in proxies:
-            proxies = {**proxies, "labels": examples["label"]}
-        return explain(
-            self._model,
-            examples["image"],
-            details=True,
-            conv_layer=self._settings.conv_layer,
-            embedding_layer=self._settings.embedding_layer,
-            weighting=self._settings.weighting,
-            top_channels=self._settings.top_channels,
-            preset=self._settings.preset,
-            batch_size=len(examples["image"]),
-            **proxies,
-        )
-
-    def show(self, examples: Examples, proxies: dict[str, Any]) -> Shown:
-        """Return the heatmaps of a few examples."""
-        heatmaps = self.explain(examples, proxies).heatmaps
-        ratios, _ = self._compare(examples, heatmaps)
-        return Shown(examples, heatmaps, _first(ratios, len(heatmaps)))
-
-    def measure(self, proxies: dict[str, Any], num_worst: int) -> Numbers:
-        """Run over all examples; memory grows by their embeddings only."""
-        embeddings, labels, worst = [], [], None
-        gathered: dict[str, list[np.ndarray]] = {}
+        self._stream.look_at(self._model)
+        first: Examples = {}
+        labels: list[np.ndarray] = []
         uniform: dict[str, list[np.ndarray]] = {}
-        for batch in self._examples.batches():
-            explanation = self.explain(batch, proxies)
-            heatmaps = explanation.heatmaps
-            embeddings.append(explanation.embeddings)
+        boxes = BoxCheck(self._objects.bounding_box_format, "validation_examples")
+        for batch in self._stream:
+            first = first or batch
+            images = batch["image"]
+            self._check_images(batch)
+            if "bbox" in batch:
+                boxes.update(batch["bbox"], images.shape[1:3])
+            shape_of_maps = np.broadcast_to(np.float32(1), images.shape[:3])
+            found = measure_uniform_heatmaps(
+                shape_of_maps, _objects_of(batch), self._objects
+            )
+            gather(uniform, {name: np.asarray(x) for name, x in found.items()})
             if "label" in batch:
                 labels.append(batch["label"])
-            ratios, others = self._judge(batch, heatmaps)
-            _gather(gathered, {**ratios, **others})
-            if self._uniform is None:
-                _gather(uniform, self._compare(batch, np.ones_like(heatmaps))[0])
-            if ratios and num_worst:
-                shown = Shown(batch, heatmaps, _first(ratios, len(heatmaps)))
-                worst = _keep_worst(worst, shown, num_worst)
+            self.num_examples += len(images)
+        if "bbox" in self._stream.keys:
+            boxes.finish()
+        self._uniform = {name: np.concatenate(x) for name, x in uniform.items()}
+        if labels:
+            self.labels = self._stream.classes[np.concatenate(labels)]
+        self._find_proxies([first])
+        width = self._explain(first)[0].shape[1]
+        if self._class_proxies is not None and self._proxies.proxy != "class_mean":
+            # A label without a proxy is told now, whichever batch it is in.
+            classes = self._stream.classes
+            chooser = ProxyChooser(labels=classes, class_proxies=self._class_proxies)
+            chooser.choose(0, len(classes), None, width)
+
+    def describe(self) -> dict[str, str]:
+        """Return what is explained, for people; after `prepare`."""
+        view: ModelView = list_compiled(self._model)[-1].view
+        layers = ", ".join(tree.flatten(view.conv_layer))
+        weighting = self._method.preset or self._method.weighting
+        uniform = [
+            f"{name} {mean_of_known(x):.3f}" for name, x in self._uniform.items()
+        ]
+        classes = "" if self.labels is None else f", {len(np.unique(self.labels))}"
+        return {
+            "layer": f"{layers}, {' x '.join(map(str, view.map_size))} positions",
+            "embedding": f"{view.embedding}, {view.embedding_width} numbers",
+            "proxy": self._proxies.describe(),
+            "weighting": str(getattr(weighting, "__name__", weighting)),
+            "examples": f"{self.num_examples}{classes and classes + ' classes'}",
+            "uniform baseline": ", ".join(uniform) or "none, without boxes and masks",
+        }
+
+    def measure(self, num_worst: int, kept_map_side: int | None = None) -> Update:
+        """Run over all examples; memory grows by their embeddings only.
+
+        Args:
+            num_worst: how many of the examples with the lowest ratios to keep.
+            kept_map_side: the longest side of the heatmaps that are kept of all
+                examples; None to keep none.
+        """
+        self._find_proxies(self._stream)
+        gathered: dict[str, list[np.ndarray]] = {}
+        kept: dict[str, list[np.ndarray]] = {}
+        worst: Shown | None = None
+        for batch in self._stream:
+            embeddings, heatmaps = self._explain(batch)
+            figures = self._measure_batch(batch, heatmaps)
+            gather(gathered, figures)
+            gather(kept, {"embeddings": embeddings})
+            if "label" in batch:
+                gather(kept, {"label": batch["label"]})
+            if kept_map_side is not None:
+                found = find_boxes(heatmaps, self._method.box_threshold)
+                size = np.float32(heatmaps.shape[:0:-1] * 2)
+                small = shrink_heatmaps(heatmaps, kept_map_side)
+                gather(kept, {"heatmaps": small, "found_boxes": found / size})
+            if num_worst and set(RATIOS) & set(figures):
+                worst = keep_worst(
+                    worst, self._show(batch, heatmaps, figures), num_worst
+                )
         per_image = {name: np.concatenate(parts) for name, parts in gathered.items()}
-        if self._uniform is None:
-            self._uniform = {x: np.concatenate(parts) for x, parts in uniform.items()}
-        values = {name: _mean(x) for name, x in per_image.items()}
-        all_embeddings = np.concatenate(embeddings)
-        all_labels = np.concatenate(labels) if labels else None
-        if all_labels is not None:
-            values |= measure_retrieval(all_embeddings, all_labels)
-        return Numbers(
+        arrays = {name: np.concatenate(parts) for name, parts in kept.items()}
+        values = {name: mean_of_known(x) for name, x in per_image.items()}
+        if "label" in arrays:
+            self._check_order(arrays["label"])
+            values |= measure_retrieval(arrays["embeddings"], arrays["label"])
+        uniform = {
+            # Of the same images as the mean that this one stands beside.
+            name: mean_of_known(np.where(np.isnan(per_image[name]), np.nan, x))
+            for name, x in self._uniform.items()
+        }
+        return Update(
             values,
-            {
-                # Of the same images as the mean that this one stands beside.
-                name: _mean(np.where(np.isnan(per_image[name]), np.nan, x))
-                for name, x in self._uniform.items()
-            },
-            {name: per_image[name] for name in self._uniform},
+            uniform,
+            per_image,
             worst,
-            all_embeddings,
-            all_labels,
+            arrays["embeddings"],
+            self.labels,
+            arrays.get("heatmaps"),
+            arrays.get("found_boxes"),
         )
 
-    def _compare(self, examples: Examples, heatmaps: np.ndarray) -> tuple[dict, dict]:
-        """Return the ratios of each image, and its other figures but for boxes."""
-        keys = {"bbox", "segmentation_mask"} & examples.keys()
-        objects = {key: examples[key] for key in keys}
-        return tree.map_structure(np.asarray, self._compiled(objects, heatmaps))
+    def show(self, examples: Examples) -> Shown:
+        """Return the heatmaps of a few examples, by the proxies of the last update."""
+        _, heatmaps = self._explain(examples)
+        return self._show(examples, heatmaps, self._measure_batch(examples, heatmaps))
 
-    def _judge(self, examples: Examples, heatmaps: np.ndarray) -> tuple[dict, dict]:
-        """Return the ratios of each image, and its other figures."""
-        ratios, others = self._compare(examples, heatmaps)
+    def show_all(self) -> Iterator[Shown]:
+        """Yield all examples with their heatmaps, batch by batch."""
+        return map(self.show, self._stream)
+
+    def _show(
+        self, examples: Examples, heatmaps: np.ndarray, figures: dict[str, np.ndarray]
+    ) -> Shown:
+        if "label" in examples:
+            own = self._stream.classes[examples["label"]]
+            examples = {**examples, "label": own}
+        ratios = [figures[name] for name in RATIOS if name in figures]
+        missing = np.full(len(heatmaps), np.nan)
+        return Shown(examples, heatmaps, ratios[0] if ratios else missing)
+
+    def _check_images(self, batch: Examples) -> None:
+        inputs = self._stream.inputs_of(batch)
+        for _ in ImageSource(inputs, self._model, len(batch["image"])):
+            pass
+
+    def _check_order(self, numbers: np.ndarray) -> None:
+        labels = self._stream.classes[numbers]
+        if not np.array_equal(labels, self.labels):
+            raise ValueError(
+                "`validation_examples` must come in the same order each time. The "
+                "labels differ from those of the first time: leave out shuffling, or "
+                "pass `reshuffle_each_iteration=False`."
+            )
+
+    def _find_proxies(self, batches: Any) -> None:
+        """Find the proxies by class, if any; means take a run over the batches."""
+        if self._proxies.proxy == "class_mean":
+            self._class_proxies = self._measure_class_means(batches)
+        else:
+            self._class_proxies = self._proxies.find_rows(
+                self._model, self._trained_model
+            )
+
+    def _measure_class_means(self, batches: Any) -> np.ndarray:
+        # A data set shows its classes once it was read, as `prepare` has done.
+        means = RunningClassMean(len(self._stream.classes))
+        for batch in batches:
+            embeddings = self._run(batch, embed_images, ProxyChooser())[0]
+            means.update(embeddings, batch["label"])
+        return means.result()
+
+    def _explain(self, batch: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """Return raw embeddings and heatmaps."""
+        if self._class_proxies is not None:
+            labels = batch["label"]
+            if self._proxies.proxy != "class_mean":
+                labels = self._stream.classes[labels]
+            chooser = ProxyChooser(labels=labels, class_proxies=self._class_proxies)
+        else:
+            function = self._proxies.proxy if callable(self._proxies.proxy) else None
+            chooser = ProxyChooser(function)
+        embeddings, heatmaps, _ = self._run(batch, explain_images, chooser)
+        return embeddings, heatmaps
+
+    def _run(
+        self, batch: Examples, function: Any, chooser: ProxyChooser
+    ) -> list[np.ndarray]:
+        inputs = self._stream.inputs_of(batch)
+        source = ImageSource(inputs, self._model, len(batch["image"]))
+        [(_, found)] = run_batches(
+            self._model, source, self._method, function, chooser=chooser
+        )
+        return found
+
+    def _measure_batch(
+        self, examples: Examples, heatmaps: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return each image's figures."""
+        found = self._figures(_objects_of(examples), heatmaps)
+        figures = {name: np.asarray(x) for name, x in found.items()}
         if "bbox" in examples:
-            others["localization_accuracy"] = localization_accuracy(
+            figures["localization_accuracy"] = localization_accuracy(
                 heatmaps,
                 examples["bbox"],
-                self._settings.bounding_box_format,
-                threshold=self._settings.box_threshold,
+                self._objects.bounding_box_format,
+                threshold=self._method.box_threshold,
             )
-        return ratios, others
+        return figures
 
 
-def _compare(settings: Settings, objects: Examples, heatmaps: Any) -> tuple[dict, dict]:
-    """Compare heatmaps with boxes and masks; of what is not there, nothing."""
-    ratios, others = {}, {"empty_heatmaps": find_empty_maps(heatmaps)}
-    if "segmentation_mask" in objects:
-        masks = (
-            objects["segmentation_mask"],
-            settings.mask_foreground,
-            settings.mask_ignored,
-        )
-        ratios["heatmap_ratio_mask"] = heatmap_ratio_in_masks(heatmaps, *masks)
-        if "bbox" not in objects:
-            others["pointing_game"] = pointing_game_in_masks(
-                heatmaps, *masks, tolerance=0
-            )
-    if "bbox" in objects:
-        boxes = objects["bbox"], settings.bounding_box_format
-        ratios["heatmap_ratio_bbox"] = heatmap_ratio_in_boxes(heatmaps, *boxes)
-        others["pointing_game"] = pointing_game_in_boxes(heatmaps, *boxes, tolerance=0)
-    return ratios, others
-
-
-def _first(ratios: dict[str, np.ndarray], num_images: int) -> np.ndarray:
-    """Return the ratios in boxes, else those in masks, else NaN."""
-    missing = np.full(num_images, np.nan)
-    return ratios.get("heatmap_ratio_bbox", ratios.get("heatmap_ratio_mask", missing))
-
-
-def _gather(parts: dict[str, list[np.ndarray]], values: dict[str, np.ndarray]) -> None:
-    for name, array in values.items():
-        parts.setdefault(name, []).append(array)
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)].astype("float64")
-    return float(values.mean()) if len(values) else float("nan")
-
-
-def _keep_worst(worst: Shown | None, shown: Shown, num_worst: int) -> Shown:
-    if worst is not None:
-        examples = {
-            key: np.concatenate([worst.examples[key], shown.examples[key]])
-            for key in shown.examples
-        }
-        shown = Shown(
-            examples,
-            np.concatenate([worst.heatmaps, shown.heatmaps]),
-            np.concatenate([worst.ratios, shown.ratios]),
-        )
-    # An image without a ratio, for an empty map or no object, is not the worst.
-    order = np.argsort(shown.ratios, kind="stable")[:num_worst]
-    return Shown(
-        {key: values[order] for key, values in shown.examples.items()},
-        shown.heatmaps[order],
-        shown.ratios[order],
-    )
+def _objects_of(examples: Examples) -> Examples:
+    keys = ("bbox", "segmentation_mask")
+    return {key: examples[key] for key in keys if key in examples}

@@ -45,10 +45,16 @@ def warn_of_early_monitors(before: list[keras.callbacks.Callback]) -> None:
             )
 
 
-def writes_same_curves(behind: list[keras.callbacks.Callback], log_dir: Path) -> bool:
+def writes_same_curves(behind: list[keras.callbacks.Callback], log_dir: str) -> bool:
     """Tell whether Keras's own callback writes each `val_x` of the logs as a curve."""
     return any(
         isinstance(callback, keras.callbacks.TensorBoard)
-        and Path(callback.log_dir).resolve() == log_dir.resolve()
+        and _resolve(callback.log_dir) == _resolve(log_dir)
         for callback in behind
     )
+
+
+def _resolve(log_dir: str | Path) -> str:
+    """Return one name for one folder; those of other machines keep theirs."""
+    log_dir = str(log_dir)
+    return log_dir.rstrip("/") if "://" in log_dir else str(Path(log_dir).resolve())

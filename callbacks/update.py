@@ -1,0 +1,125 @@
+"""What one update of a logger found."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from keras_embcam.running.example_values import join_examples
+from keras_embcam.running.labelled_examples import Examples
+
+
+class Shown(NamedTuple):
+    """Examples to show, with their heatmaps.
+
+    Attributes:
+        examples: their labels are those that the user gave.
+        heatmaps: (n, H, W) float32 in [0, 1].
+        ratios: (n,), NaN for none.
+    """
+
+    examples: Examples
+    heatmaps: np.ndarray
+    ratios: np.ndarray
+
+
+class Update(NamedTuple):
+    """What one run over all examples found, in the order of the examples.
+
+    Attributes:
+        values: means over the examples by name, such as "heatmap_ratio_bbox".
+        uniform: those of the uniform map, for the ratios.
+        per_image: every figure of each image (n,), NaN where it has none.
+        worst: the examples with the lowest ratios, None without boxes and masks.
+        embeddings: (n, d) float32, raw.
+        labels: (n,) as the user gave them, or None.
+        heatmaps: (n, h, w) uint8, 255 for the maximum of each, reduced in size; None
+            where nothing asked for them.
+        found_boxes: (n, 4) float32 as shares of the image in xyxy, NaN for none; None
+            together with the heatmaps.
+    """
+
+    values: dict[str, float]
+    uniform: dict[str, float]
+    per_image: dict[str, np.ndarray]
+    worst: Shown | None
+    embeddings: np.ndarray
+    labels: np.ndarray | None
+    heatmaps: np.ndarray | None = None
+    found_boxes: np.ndarray | None = None
+
+
+def warn_of_missing(update: Update, known: set[str]) -> set[str]:
+    """Warn of values that are NaN, once each, since other callbacks compare them.
+
+    Args:
+        update: what was found.
+        known: names that were warned of before.
+
+    Returns:
+        The names that are NaN.
+    """
+    missing = {name for name, value in update.values.items() if np.isnan(value)}
+    if missing - known:
+        warnings.warn(
+            f"EmbeddingCAMLogger: {sorted(missing - known)} are NaN, which "
+            "ModelCheckpoint and EarlyStopping cannot compare. Ratios are NaN where "
+            "all heatmaps are empty, retrieval where no class has two examples or "
+            "the embeddings are NaN.",
+            stacklevel=2,
+        )
+    return missing
+
+
+def shrink_heatmaps(heatmaps: np.ndarray, longest_side: int) -> np.ndarray:
+    """Return heatmaps in [0, 1] as small uint8 pictures, to keep many of them.
+
+    Args:
+        heatmaps: (n, H, W) float32 in [0, 1].
+        longest_side: of the result; smaller maps keep their size.
+
+    Returns:
+        (n, h, w) uint8.
+
+    Example:
+
+    >>> shrink_heatmaps(np.ones((2, 8, 4), "float32"), longest_side=4).shape
+    (2, 4, 2)
+    """
+    _, height, width = heatmaps.shape
+    factor = min(1.0, longest_side / max(height, width))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    small: list[Any] = [
+        cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in heatmaps
+    ]
+    return np.rint(np.stack(small) * 255).astype("uint8")
+
+
+def gather(parts: dict[str, list[np.ndarray]], values: dict[str, np.ndarray]) -> None:
+    """Append the arrays of a batch to those before it, by name."""
+    for name, array in values.items():
+        parts.setdefault(name, []).append(array)
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """Return the mean without NaN, NaN where nothing is left."""
+    values = values[~np.isnan(values)].astype("float64")
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def keep_worst(worst: Shown | None, shown: Shown, num_worst: int) -> Shown:
+    """Return the examples with the lowest ratios among those kept and new ones."""
+    if worst is not None:
+        shown = Shown(
+            join_examples([worst.examples, shown.examples]),
+            np.concatenate([worst.heatmaps, shown.heatmaps]),
+            np.concatenate([worst.ratios, shown.ratios]),
+        )
+    # An image without a ratio, for an empty map or no object, is not the worst.
+    order = np.argsort(shown.ratios, kind="stable")[:num_worst]
+    return Shown(
+        {key: values[order] for key, values in shown.examples.items()},
+        shown.heatmaps[order],
+        shown.ratios[order],
+    )

@@ -1,0 +1,131 @@
+"""Everything that a logger writes under its folder, update by update."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_embcam.callbacks.event_writer import EventWriter
+from keras_embcam.callbacks.pictures import choose_examples, draw_examples
+from keras_embcam.callbacks.projector import write_projector
+from keras_embcam.callbacks.update import Update
+from keras_embcam.callbacks.validation_run import ValidationRun
+from keras_embcam.running.labelled_examples import Examples, ExampleStream
+
+
+class UpdateLog:
+    """Writes updates for TensorBoard: numbers, pictures, and the projector's files.
+
+    Args:
+        log_dir: any path that `tf.io.gfile` knows.
+        stream: of the examples.
+        bounding_box_format: of their boxes.
+        box_threshold: of the boxes to find in heatmaps; see `find_boxes`.
+        num_images: how many examples to show.
+        picture_indices: which; see `EmbeddingCAMLogger`.
+        image_freq: pictures at every so many updates.
+
+    Raises:
+        ValueError: for arguments out of range.
+    """
+
+    def __init__(
+        self,
+        log_dir: str,
+        stream: ExampleStream,
+        bounding_box_format: str,
+        box_threshold: float | str,
+        num_images: int,
+        picture_indices: Sequence[int] | str | None,
+        image_freq: int,
+    ) -> None:
+        check_count("image_freq", image_freq, 1)
+        check_count("num_images", num_images, 0)
+        if isinstance(picture_indices, str) and picture_indices != "class_balanced":
+            raise ValueError(
+                '`picture_indices` must be None, "class_balanced" or the numbers of '
+                f"examples. Received: {picture_indices!r}"
+            )
+        self._log_dir = log_dir
+        self._stream = stream
+        self._boxes = bounding_box_format, box_threshold
+        self._num_images = num_images
+        self._picture_indices = picture_indices
+        self._image_freq = image_freq
+        self._num_updates = 0
+        self._pictured: Examples | None = None
+        self._writer: EventWriter | None = None
+
+    def write_facts(self, facts: Mapping[str, str]) -> None:
+        """Write what is explained, as a text; fails where nothing can be written."""
+        self._open().write_text(facts)
+
+    def write(
+        self, update: Update, run: ValidationRun, tag: str, step: int, scalars: bool
+    ) -> None:
+        """Write an update; fails where it cannot be written.
+
+        Args:
+            update: what was found.
+            run: that found it, to explain the examples that are shown.
+            tag: of a curve, with the name of the value in place of `{}`.
+            step: position on the axis.
+            scalars: False where somebody else writes the values themselves.
+        """
+        writer = self._open()
+        writer.write_numbers(update, tag, step, scalars)
+        if self._num_images and self._num_updates % self._image_freq == 0:
+            if self._pictured is None:
+                # Copied once: the same ones at every update.
+                self._pictured = self._stream.take(self._choose(update, run))
+            worst = update.worst
+            writer.write_pictures(
+                draw_examples(run.show(self._pictured), *self._boxes),
+                [] if worst is None else draw_examples(worst, *self._boxes),
+                step,
+            )
+        writer.flush()
+        self._num_updates += 1
+
+    def write_projector(self, update: Update, run: ValidationRun) -> None:
+        """Write embeddings, labels and overlays for TensorBoard's projector."""
+        write_projector(
+            tf.io.gfile.join(self._log_dir, "validation"),
+            update.embeddings,
+            update.labels,
+            run.show_all(),
+        )
+
+    def close(self) -> None:
+        """Close the files; what is written afterwards goes into new ones."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _open(self) -> EventWriter:
+        if self._writer is None:
+            self._writer = EventWriter(self._log_dir)
+        return self._writer
+
+    def _choose(self, update: Update, run: ValidationRun) -> Sequence[int]:
+        indices = self._picture_indices
+        if indices is None or isinstance(indices, str):
+            return choose_examples(
+                run.num_examples, self._num_images, indices, update.labels
+            )
+        return indices
+
+
+def check_count(name: str, value: Any, least: int, other: str | None = None) -> None:
+    """Check that an argument is an integer, or the word that may stand for one.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if other is not None and value == other:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        words = "" if other is None else f'"{other}" or '
+        raise ValueError(
+            f"`{name}` must be {words}an integer >= {least}. Received: {value!r}"
+        )

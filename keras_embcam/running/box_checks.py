@@ -1,0 +1,143 @@
+"""Whether the boxes of a set can be what their format says, before time is lost."""
+
+import warnings
+
+import numpy as np
+from keras.utils import bounding_boxes
+
+from keras_embcam.metrics.regions import has_area, place_boxes
+
+FORMATS = ("yxyx", "xyxy", "xywh", "center_xywh", "center_yxhw")
+RELATIVE = ("rel_yxyx", "rel_xyxy", "rel_xywh", "rel_center_xywh")
+# Boxes that are kept to find the format that was meant.
+NUM_KEPT = 1000
+
+
+class BoxCheck:
+    """Looks at boxes batch by batch, and says in the end what cannot be right.
+
+    Args:
+        bounding_box_format: that they are said to have.
+        name: of the argument that holds them, for messages.
+
+    Example:
+
+    >>> check = BoxCheck("rel_yxyx", "examples")
+    >>> check.update(np.float32([[[10, 20, 30, 38]]]), image_size=(40, 40))
+    >>> check.finish()
+    Traceback (most recent call last):
+    ...
+    ValueError: No box of `examples` has an area inside its image. Received: values \
+from 10 to 38 with bounding_box_format='rel_yxyx', whose values lie between 0 and 1. \
+Did you mean bounding_box_format='yxyx'?
+    """
+
+    def __init__(self, bounding_box_format: str, name: str) -> None:
+        self._format = bounding_box_format.lower()
+        self._name = name
+        self._num_boxes = 0
+        self._num_with_area = 0
+        self._low, self._high = np.inf, -np.inf
+        self._size = (0, 0)
+        self._kept: list[np.ndarray] = []
+
+    def update(self, boxes: np.ndarray, image_size: tuple[int, int]) -> None:
+        """Add a batch.
+
+        Args:
+            boxes: (n, m, 4), padded with rows of 0 or -1.
+            image_size: (H, W) of its images.
+
+        Raises:
+            ValueError: for an unknown format.
+        """
+        shape_of_maps = np.broadcast_to(np.float32(0), (len(boxes), *image_size))
+        placed = np.asarray(place_boxes(boxes, self._format, shape_of_maps))
+        is_padding = (boxes == 0).all(-1) | (boxes == -1).all(-1)
+        is_box = ~is_padding & np.isfinite(boxes).all(-1)
+        self._size = image_size
+        self._num_boxes += int(is_box.sum())
+        self._num_with_area += int((np.asarray(has_area(placed)) & is_box).sum())
+        if is_box.any():
+            self._low = min(self._low, float(boxes[is_box].min()))
+            self._high = max(self._high, float(boxes[is_box].max()))
+        if sum(map(len, self._kept)) < NUM_KEPT:
+            self._kept.append(boxes[is_box])
+
+    def finish(self) -> None:
+        """Say what is wrong with the boxes that were seen.
+
+        Warns of boxes without an area inside their image, and of pixels far outside.
+
+        Raises:
+            ValueError: where none has an area inside its image, or the values are
+                pixels in a relative format, or the other way round.
+        """
+        if not self._num_boxes:
+            raise ValueError(
+                f"`{self._name}` has no box: all rows are padding. Leave out "
+                '"bbox", or pass boxes.'
+            )
+        is_relative = self._format.startswith("rel_")
+        largest = max(self._size)
+        if is_relative:
+            rule = "whose values lie between 0 and 1"
+            is_other_unit = self._high > 2
+        else:
+            height, width = self._size
+            rule = f"whose values are pixels of images of {height} x {width}"
+            is_other_unit = self._high <= 1 and largest > 2
+        received = (
+            f"values from {self._low:.4g} to {self._high:.4g} with "
+            f"bounding_box_format={self._format!r}, {rule}."
+        )
+        if not self._num_with_area or is_other_unit:
+            what = (
+                "cannot have this format"
+                if self._num_with_area
+                else "has an area inside its image"
+            )
+            which = "The boxes" if self._num_with_area else "No box"
+            raise ValueError(
+                f"{which} of `{self._name}` {what}. Received: {received}"
+                f"{self._suggest()}"
+            )
+        num_without = self._num_boxes - self._num_with_area
+        if num_without:
+            warnings.warn(
+                f"{num_without} of {self._num_boxes} boxes of `{self._name}` have no "
+                f"area inside their image and do not count. Received: {received}"
+                f"{self._suggest()}",
+                stacklevel=2,
+            )
+        elif not is_relative and self._high > 1.5 * largest:
+            warnings.warn(
+                f"The boxes of `{self._name}` reach far outside their images. Were "
+                f"they stated for images of another size? Received: {received}",
+                stacklevel=2,
+            )
+
+    def _suggest(self) -> str:
+        """Return a question for the format that fits nearly all boxes, if one does."""
+        boxes = np.concatenate(self._kept)
+        other = self._format.removeprefix("rel_")
+        if other == self._format:
+            other = f"rel_{other}"
+        for candidate in dict.fromkeys((other, *FORMATS, *RELATIVE)):
+            is_known = candidate in (*FORMATS, *RELATIVE) and candidate != self._format
+            if is_known and self._share_inside(boxes, candidate) > 0.95:
+                return f" Did you mean bounding_box_format={candidate!r}?"
+        return ""
+
+    def _share_inside(self, boxes: np.ndarray, candidate: str) -> float:
+        """Return the share of boxes that lie in their image with an area."""
+        pixels = bounding_boxes.convert_format(
+            boxes, candidate.removeprefix("rel_"), "xyxy"
+        )
+        height, width = (1, 1) if candidate.startswith("rel_") else self._size
+        sides = np.array([width, height, width, height], "float32")
+        pixels = np.asarray(pixels) / sides
+        inside = (pixels > -0.02).all(-1) & (pixels < 1.02).all(-1)
+        # A box of less than a pixel was stated in another unit.
+        has_sides = (pixels[:, 2:] - pixels[:, :2] > 1 / max(self._size)).all(-1)
+        return float((inside & has_sides).mean()) if len(boxes) else 0.0
