@@ -1,6 +1,5 @@
 """EmbeddingCAMLogger: watch in TensorBoard where a network looks while it trains."""
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from keras_embcam.callbacks.other_callbacks import (
     warn_of_early_monitors,
     writes_same_curves,
 )
-from keras_embcam.callbacks.siamese_branch import find_branch
 from keras_embcam.callbacks.step_axis import StepAxis
 from keras_embcam.callbacks.update import Update, warn_of_missing
 from keras_embcam.callbacks.update_log import UpdateLog, check_count
@@ -258,24 +256,17 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         model = self.embedding_model or self.model
         if self._run is not None and self._explained is model:
             return self._run
-        explained, layer = model, self._method.embedding_layer
-        if self.embedding_model is None:
-            explained, layer = find_branch(model, layer)
         run = ValidationRun(
-            explained,
+            self.embedding_model,
             self.model,
             self._stream,
-            dataclasses.replace(self._method, embedding_layer=layer),
+            self._method,
             self._objects,
             self._proxies,
         )
         run.prepare()
-        facts = run.describe() | {"logs": self.log_dir}
-        self._log.write_facts(facts)
+        self._log.write_facts(run.describe(), (self.params or {}).get("verbose", 0))
         self._run, self._explained = run, model
-        if (self.params or {}).get("verbose", 0):
-            print("EmbeddingCAMLogger explains")
-            print("\n".join(f"  {name}: {fact}" for name, fact in facts.items()))
         return run
 
     def _measure(self) -> Update:

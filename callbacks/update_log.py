@@ -56,9 +56,18 @@ class UpdateLog:
         self._pictured: Examples | None = None
         self._writer: EventWriter | None = None
 
-    def write_facts(self, facts: Mapping[str, str]) -> None:
-        """Write what is explained, as a text; fails where nothing can be written."""
+    def write_facts(self, facts: Mapping[str, str], verbose: int) -> None:
+        """Write what is explained, as a text; fails where nothing can be written.
+
+        Args:
+            facts: by name.
+            verbose: above 0 to print them too.
+        """
+        facts = {**facts, "logs": self._log_dir}
         self._open().write_text(facts)
+        if verbose:
+            print("EmbeddingCAMLogger explains")
+            print("\n".join(f"  {name}: {fact}" for name, fact in facts.items()))
 
     def write(
         self, update: Update, run: ValidationRun, tag: str, step: int, scalars: bool

@@ -1,5 +1,6 @@
 """Explain and measure the validation examples with the weights of the moment."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_embcam.callbacks.explained_proxies import ExplainedProxies
+from keras_embcam.callbacks.siamese_branch import find_branch
 from keras_embcam.callbacks.update import (
     Shown,
     Update,
@@ -26,6 +28,7 @@ from keras_embcam.metrics import (
     measure_retrieval,
     measure_uniform_heatmaps,
 )
+from keras_embcam.network.inputs import fit_images
 from keras_embcam.network.view import ModelView
 from keras_embcam.proxies import RunningClassMean
 from keras_embcam.running.box_checks import BoxCheck
@@ -42,8 +45,9 @@ class ValidationRun:
     """Explains and measures validation examples with the current weights of a model.
 
     Args:
-        model: that is explained.
-        trained_model: that is trained, which may hold it.
+        model: that is explained; None for the trained one, or its branch if it is a
+            siamese network.
+        trained_model: that is trained.
         stream: of the examples.
         method: how heatmaps are made.
         objects: how boxes and masks are stated.
@@ -56,17 +60,20 @@ class ValidationRun:
 
     def __init__(
         self,
-        model: keras.Model,
+        model: keras.Model | None,
         trained_model: keras.Model,
         stream: ExampleStream,
         method: Method,
         objects: ObjectFormat,
         proxies: ExplainedProxies,
     ) -> None:
+        layer = method.embedding_layer
+        if model is None:
+            model, layer = find_branch(trained_model, layer)
         self._model = model
         self._trained_model = trained_model
         self._stream = stream
-        self._method = method
+        self._method = dataclasses.replace(method, embedding_layer=layer)
         self._objects = objects
         self._proxies = proxies
         self.labels: np.ndarray | None = None
@@ -96,12 +103,14 @@ class ValidationRun:
         self._stream.look_at(self._model)
         first: Examples = {}
         labels: list[np.ndarray] = []
+        self.num_examples = 0
         uniform: dict[str, list[np.ndarray]] = {}
         boxes = BoxCheck(self._objects.bounding_box_format, "validation_examples")
         for batch in self._stream:
             first = first or batch
             images = batch["image"]
-            self._check_images(batch)
+            inputs = self._stream.inputs_of(batch)
+            fit_images(inputs, self._model, self.num_examples)
             if "bbox" in batch:
                 boxes.update(batch["bbox"], images.shape[1:3])
             shape_of_maps = np.broadcast_to(np.float32(1), images.shape[:3])
@@ -211,11 +220,6 @@ class ValidationRun:
         ratios = [figures[name] for name in RATIOS if name in figures]
         missing = np.full(len(heatmaps), np.nan)
         return Shown(examples, heatmaps, ratios[0] if ratios else missing)
-
-    def _check_images(self, batch: Examples) -> None:
-        inputs = self._stream.inputs_of(batch)
-        for _ in ImageSource(inputs, self._model, len(batch["image"])):
-            pass
 
     def _check_order(self, numbers: np.ndarray) -> None:
         labels = self._stream.classes[numbers]
