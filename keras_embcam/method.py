@@ -6,8 +6,8 @@ from typing import Any
 import keras
 
 from keras_embcam.network.trial_run import list_operations
-from keras_embcam.presets import LayerFusion, apply_preset, get_preset
-from keras_embcam.weightings import Weighting, check_top_channels
+from keras_embcam.presets import LayerFusion, get_preset
+from keras_embcam.weightings import Weighting, check_top_channels, get_weighting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,21 +52,30 @@ class Method:
         if isinstance(self.conv_layer, list):
             object.__setattr__(self, "conv_layer", tuple(self.conv_layer))
         check_top_channels(self.top_channels)
-        apply_preset(self.preset, None, self.weighting, self.top_channels)
+        get_weighting(self.weighting)
+        if self.preset is None:
+            return
+        get_preset(self.preset)
+        if self.weighting != "gradcam" or self.top_channels is not None:
+            raise ValueError(
+                f"`preset={self.preset!r}` states the weighting and the channels "
+                "itself. Leave out `weighting` and `top_channels`. Received: "
+                f"{self.weighting!r} and {self.top_channels!r}"
+            )
 
     @property
     def layers(self) -> Any:
         """The layers to explain: those named, else those of the preset, else None."""
-        return apply_preset(
-            self.preset, self.conv_layer, self.weighting, self.top_channels
-        )[0]
+        if self.conv_layer is None and self.preset is not None:
+            return get_preset(self.preset).conv_layer
+        return self.conv_layer
 
     @property
     def weigh(self) -> Weighting | LayerFusion:
         """The function that makes weights, or fused maps of several layers."""
-        return apply_preset(
-            self.preset, self.conv_layer, self.weighting, self.top_channels
-        )[1]
+        if self.preset is not None:
+            return get_preset(self.preset).weighting
+        return get_weighting(self.weighting)
 
     @property
     def box_threshold(self) -> float | str:

@@ -17,7 +17,7 @@ from keras_embcam.heatmaps import (
     scale_heatmaps,
 )
 from keras_embcam.network.feature_maps import Scales
-from keras_embcam.weightings import Weighting, get_weighting, gradcam, layercam
+from keras_embcam.weightings import gradcam, layercam
 
 Tensor = Any
 
@@ -118,46 +118,3 @@ def get_preset(name: str) -> Preset:
             f"`preset` must be one of {sorted(PRESETS)}, or None. Received: {name!r}"
         )
     return PRESETS[name]
-
-
-def box_threshold(preset: str | None) -> float | str:
-    """Return the threshold of `find_boxes` for the maps of a preset, or of none.
-
-    Raises:
-        ValueError: for an unknown name.
-
-    Example:
-
-    >>> box_threshold(None), box_threshold("localize")
-    (0.2, 'otsu')
-    """
-    return 0.2 if preset is None else get_preset(preset).box_threshold
-
-
-def apply_preset(
-    preset: str | None,
-    conv_layer: Any,
-    weighting: str | Weighting,
-    top_channels: int | None,
-) -> tuple[Any, Any]:
-    """Return the layers and the weighting to use.
-
-    Args:
-        preset: a key of `PRESETS`, or None for what the other arguments say.
-        conv_layer: see `EmbeddingCAM`.
-        weighting: see `EmbeddingCAM`.
-        top_channels: see `EmbeddingCAM`.
-
-    Raises:
-        ValueError: for an unknown preset, or one beside what it states itself.
-    """
-    if preset is None:
-        return conv_layer, get_weighting(weighting)
-    found = get_preset(preset)
-    if weighting != "gradcam" or top_channels is not None:
-        raise ValueError(
-            f"`preset={preset!r}` states the weighting and the channels itself. Leave "
-            f"out `weighting` and `top_channels`. Received: {weighting!r} and "
-            f"{top_channels!r}"
-        )
-    return found.conv_layer if conv_layer is None else conv_layer, found.weighting

@@ -12,10 +12,11 @@ from keras import layers
 from keras_embcam import EmbeddingCAM, explain, presets
 from keras_embcam.callbacks import EmbeddingCAMLogger
 from keras_embcam.heatmaps import find_boxes, fuse_heatmaps
+from keras_embcam.method import Method
 from keras_embcam.metrics import localization_accuracy
 from keras_embcam.network.feature_maps import Scales
 from keras_embcam.network.view import ModelView
-from keras_embcam.presets import PRESETS, apply_preset
+from keras_embcam.presets import PRESETS
 
 SIZE = 32
 IMAGES = np.random.default_rng(0).random((3, SIZE, SIZE, 3), "float32")
@@ -306,8 +307,8 @@ class TestNames:
             explain(model, IMAGES, preset="localize", **options)
 
     def test_none_leaves_the_arguments_alone(self):
-        layer, weighting = apply_preset(None, "conv", "layercam", 3)
-        assert (layer, weighting.__name__) == ("conv", "layercam")
+        method = Method(conv_layer="conv", weighting="layercam", top_channels=3)
+        assert (method.layers, method.weigh.__name__) == ("conv", "layercam")
         assert PRESETS["localize"].box_threshold == "otsu"
 
 
