@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cost.timing import Spread
+from keras_embcam.evaluation.markdown import draw_table
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "keras-embcam")
+HEADINGS = ("what", "quantity", "median", "interval", "pairs", "target", "reached")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +120,8 @@ def render(results: dict[str, Any]) -> str:
         if section["quick"]:
             remark += " A quick run: these figures mean little."
         lines += ["", f"## {name}, {section['date']}", "", remark, ""]
-        lines += ["| what | quantity | median | interval | pairs | target | reached |"]
-        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
         rows = [_read_row(row) for row in section["rows"]]
-        lines += [_render_row(row) for row in rows]
+        lines.append(draw_table(HEADINGS, [_list_cells(row) for row in rows]))
         notes = dict.fromkeys(f"{x.subject}: {x.note}" for x in rows if x.note)
         lines += ["", *(f"* {note}" for note in notes)] if notes else []
     return "\n".join(lines) + "\n"
@@ -144,7 +144,7 @@ def _read_row(row: dict[str, Any]) -> Row:
     return Row(**{**row, "spread": spread})
 
 
-def _render_row(row: Row) -> str:
+def _list_cells(row: Row) -> list[str]:
     median = interval = pairs = ""
     if row.spread is not None:
         median = _render(row.spread.median, row.unit)
@@ -153,7 +153,7 @@ def _render_row(row: Row) -> str:
             pairs = str(row.num_pairs)
     target = "" if row.target is None else f"at most {_render(row.target, row.unit)}"
     cells = [row.subject, row.quantity, median or "absent", interval, pairs, target]
-    return f"| {' | '.join([*cells, row.verdict()])} |"
+    return [*cells, row.verdict()]
 
 
 def _render(value: float, unit: str = "") -> str:

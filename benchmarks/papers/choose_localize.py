@@ -22,6 +22,7 @@ from keras import ops
 from keras_embcam import embed, explain
 from keras_embcam.datasets import cub200
 from keras_embcam.evaluation.discrimination import heat_by_cell, make_montages
+from keras_embcam.evaluation.markdown import draw_table
 from keras_embcam.heatmaps import combine_channels, resize_heatmaps, scale_heatmaps
 from keras_embcam.metrics import localization_accuracy
 from keras_embcam.network.feature_maps import Scales
@@ -30,7 +31,7 @@ from keras_embcam.proxies import class_mean
 from keras_embcam.weightings import layercam
 
 NUM_MONTAGES = 100
-EVERY = 2  # image of the set
+EVERY = 2  # boxes are counted on every second image
 SIZE = 56  # of the maps that are compared
 # The map of the last layer is number 0, those of finer ones are 1, 2 and 3.
 FINER = (1, 2, 3)
@@ -162,14 +163,14 @@ def main() -> None:
     names = [
         f"{path.stem}: boxes found, heat on its own half" for path in options.models
     ]
-    lines = [["candidate", *names], ["---"] * (1 + len(names))]
+    lines = []
     for number, candidate in enumerate(list_candidates()):
         cells = []
         for column in columns:
             hits, share = column[number]
             cells.append(f"{hits:.3f}, {share:.3f} ({share - column[0][1]:+.3f})")
         lines.append([candidate.name, *cells])
-    print("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+    print(draw_table(["candidate", *names], lines))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def fit_databases(
         options = {"top_channels": None, "margin": MARGIN, "seed": seed, **settings}
         options |= {"weighting": weighting, "embeddings": embeddings}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # told above, in one line
+            warnings.simplefilter("ignore")  # the notes count these images
             first = GradWeightDatabase.fit(model, images, labels, sign=1, **options)
             if weighting == "gradcam":
                 return {1: first, -1: negate(first)}

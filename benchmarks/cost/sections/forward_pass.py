@@ -10,7 +10,7 @@ from benchmarks.cost.plan import Plan, compile_forward, make_images, make_networ
 from benchmarks.cost.results import Row, single
 from benchmarks.cost.timing import alternate, compare, find_spread, timer
 from keras_embcam import explain
-from keras_embcam.running import compiled_functions as compiled
+from keras_embcam.running.compiled_functions import list_compiled
 
 # Of explain / forward pass, by batch size.
 TARGETS = {1: 1.08, 32: 1.03}
@@ -91,6 +91,6 @@ def _measure_call(plan: Plan) -> Row:
 def _count_traces(name: str, model: keras.Model, plan: Plan) -> Row:
     for num_images in range(1, NUM_CALLS + 1):
         explain(model, make_images(num_images, plan.image_size))
-    num_traces = sum(x.num_traces for x in compiled._explainers[model].values())
+    num_traces = sum(x.num_traces for x in list_compiled(model))
     note = f"of {NUM_CALLS} calls with 1 to {NUM_CALLS} images, the first one included"
     return Row(name, "traces", single(num_traces), target=1, note=note)
