@@ -76,7 +76,8 @@ def to_uint8(images: Array, value_range: Range | None = None) -> np.ndarray:
 def _guess_range(images: np.ndarray) -> Range:
     low, high = float(images.min()), float(images.max())
     is_small = high <= 1.05 and images.dtype.kind not in "iu"
-    # Against the largest value, since -2 is much in -2..2 and nothing in -2..255.
+    # Below zero by no more than a resize overshoots, relative to the largest value: -2
+    # is an overshoot in -2..255, and half of the range in -2..2.
     if -0.05 * high <= low and high <= 1.05 * 255:
         return 0, 1 if is_small else 255
     if low >= -1.05 and is_small:
@@ -132,7 +133,7 @@ def overlay_heatmap(
     picture = _to_picture(image, value_range)
     heat: np.ndarray = np.asarray(heatmap).astype(np.float32)
     low, high = heat.min(initial=np.inf), heat.max(initial=-np.inf)
-    # A resize may leave [0, 1] by a rounding error; NaN and emptiness fail as well.
+    # A resize may leave [0, 1] by a rounding error; NaN and an empty map fail too.
     if heat.ndim != 2 or not -1e-4 <= low <= high <= 1 + 1e-4:
         raise ValueError(
             f"heatmap must be (h, w) and lie in [0, 1], but its shape is {heat.shape} "
@@ -186,7 +187,7 @@ def draw_boxes(
     corners = np.atleast_2d(np.asarray(boxes, np.float64))
     if not corners.size:
         return picture
-    # NaN fails the comparison as well.
+    # Written so that NaN fails it too.
     if corners.shape[1:] != (4,) or not np.all(corners[:, :2] <= corners[:, 2:]):
         raise ValueError(
             "boxes must be (4,) or (n, 4) numbers x1, y1, x2, y2 with x1 <= x2 and "

@@ -33,8 +33,8 @@ def combine_channels(activations: Tensor, weights: Tensor) -> Tensor:
     """
     n, h, w, k = ops.shape(activations)
     if tuple(weights.shape[1:]) == (1, 1, activations.shape[-1]):
-        # One matrix product an image, instead of a product as large as the
-        # activations that is summed at once.
+        # One matrix product for each image, where `weights * activations` would first
+        # make an array as large as the activations.
         columns = ops.reshape(weights, (-1, k, 1))
         signed = ops.matmul(ops.reshape(activations, (-1, h * w, k)), columns)
         signed = ops.reshape(signed, (-1, h, w))
@@ -96,7 +96,7 @@ def resize_heatmaps(heatmaps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _interpolation(num_given: Any, num_wanted: Any) -> Tensor:
-    """Return (num_wanted, num_given), how much each given value counts for each."""
+    """Return (num_wanted, num_given): the share of each given value in each new one."""
     given = ops.cast(num_given, "float32")
     wanted = ops.arange(num_wanted, dtype="float32")
     centres = (wanted + 0.5) * (given / ops.cast(num_wanted, "float32")) - 0.5
@@ -174,7 +174,7 @@ def find_boxes(heatmaps: Tensor, threshold: float | str = 0.2) -> np.ndarray:
     boxes = np.full((len(heatmaps), 4), np.nan, dtype="float32")
     for box, heatmap in zip(boxes, heatmaps, strict=True):
         maximum = heatmap.max()
-        if not 0 < maximum < np.inf:  # NaN is neither
+        if not 0 < maximum < np.inf:  # false for NaN too
             continue
         share = _otsu_share(heatmap / maximum) if threshold == "otsu" else threshold
         hot = (heatmap > np.float32(share) * maximum).astype("uint8")

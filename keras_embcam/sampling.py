@@ -72,8 +72,8 @@ def sample_balanced_batches(
     seeds = np.random.SeedSequence(seed)
 
     def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        # A generator of its own for each pass, so that one that is broken off, or runs
-        # beside another, does not change the next.
+        # Each pass has its own generator: a pass that is stopped early, or that runs
+        # beside another one, does not change the next.
         generator = np.random.default_rng(seeds.spawn(1)[0])
         shuffled = [generator.permutation(members) for members in positions]
         num_groups = sizes // images_per_class

@@ -136,7 +136,7 @@ def _decode(folder: Path, path: tf.Tensor, num_channels: int) -> tf.Tensor:
                 "remove its line from images.txt."
             ) from error
 
-    # The decoding op itself would not say which of the files is broken.
+    # The error of the decoding operation does not name the broken file.
     image = tf.py_function(read, [path], tf.uint8)
     image.set_shape((None, None, num_channels))
     return image

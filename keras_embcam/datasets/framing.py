@@ -122,7 +122,7 @@ def frame_example(
     framed["image"] = tf.saturate_cast(tf.round(image), tf.uint8)
     if "segmentation_mask" in framed:
         mask = framed["segmentation_mask"]
-        # The resizing kernel knows no booleans.
+        # tf.image.resize does not take booleans.
         numbers = tf.cast(mask, tf.uint8) if mask.dtype == tf.bool else mask
         numbers = tf.image.resize(numbers[..., None], size, method="nearest")[..., 0]
         framed["segmentation_mask"] = tf.cast(numbers, mask.dtype)

@@ -5,7 +5,7 @@ import numpy as np
 
 # Hues of the ten classes, in tenths of the colour circle. Each of the classes
 # 6-9 lies between two of the classes 0-5: a network that learns to read the
-# hue from 0-5 can tell 6-9 apart as well.
+# hue from 0-5 can tell 6-9 apart too.
 CUE_POSITIONS = (0, 2, 3, 5, 7, 8, 1, 4, 6, 9)
 # The shares of red, green and blue (Rec. 601).
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
@@ -17,7 +17,7 @@ GAP = 0.06  # of the shorter side, between a digit and the strokes
 INK_LUMINANCE = (0.7, 0.85)
 INK_CHROMA = 0.2  # at most
 LIGHT_CHROMA = 0.5
-OWN_COLOUR = 0.05  # what a photograph keeps: more would drown the hue of the light
+OWN_COLOUR = 0.05  # share of its colours that a photograph keeps beside the light
 SUPERSAMPLING = 4
 
 
@@ -52,7 +52,8 @@ def draw_scene(
     >>> image.shape, mask.shape, bool(image[mask].mean() > image[~mask].mean())
     ((64, 64, 3), (64, 64), True)
     """
-    # Both are always drawn: another shortcut changes nothing but the light.
+    # Both random numbers are always drawn, so that scenes with another shortcut differ
+    # in their light alone.
     tells, other = rng.random() < shortcut, int(rng.integers(10))
     cue = label if tells else other
     photograph = _crop(rng, regions[rng.integers(len(regions))], size)

@@ -21,7 +21,7 @@ from keras_embcam.sampling import sample_balanced_batches
 IMAGE_SIZE = 224
 CLASSES_PER_BATCH = 8
 IMAGES_PER_CLASS = 4
-# Only the last block learns, which two cores manage in a minute an epoch.
+# Only the last block learns: an epoch takes two cores a minute.
 FIRST_TRAINED_LAYER = "block_16_expand"
 
 

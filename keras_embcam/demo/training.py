@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_embcam import losses
 from keras_embcam.layers import Proxies
 
-EMBEDDING = "embedding"  # name of the layer, also where proxies come behind it
+EMBEDDING = "embedding"  # name of its layer, which `Proxies` may follow
 
 # Name of a loss: how it is made, and whether it takes similarities to proxies.
 LOSSES: dict[str, tuple[Callable[[], keras.losses.Loss], bool]] = {
@@ -60,7 +60,7 @@ def train(
     Returns:
         The trained model.
     """
-    # It stands on top of the package, so importing the demo must not need it.
+    # Callbacks stand on top of the package: nothing imports them when it is imported.
     from keras_embcam.callbacks import EmbeddingCAMLogger
 
     make_loss, takes_similarities = LOSSES[loss]

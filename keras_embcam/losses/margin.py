@@ -73,7 +73,7 @@ class MarginLoss(PairLoss):
         positive_costs = ops.relu(self.margin + distances - self.beta)
         chosen_distances = ops.take_along_axis(distances, chosen, axis=1)
         negative_costs = ops.relu(self.margin + self.beta - chosen_distances)
-        # An anchor may have none to choose from; then the choice means nothing.
+        # An anchor without candidates gets an arbitrary choice, which is left out here.
         is_drawn = ops.logical_and(
             positives, ops.take_along_axis(candidates, chosen, axis=1)
         )
@@ -135,7 +135,7 @@ def weigh_negatives(distances: Any, candidates: Any, dimension: Any) -> Any:
         ops.convert_to_tensor(NEAREST_DISTANCE, dtype=distances.dtype)
     )
     log_weights = ops.minimum(log_inverse_density(distances), log_bound)
-    # In 512 dimensions a weight exceeds float32: hence relative to the row's highest.
+    # In 512 dimensions weights overflow float32, so each row is divided by its highest.
     lowest = ops.min(log_weights)
     highest = ops.max(
         ops.where(candidates, log_weights, lowest), axis=-1, keepdims=True

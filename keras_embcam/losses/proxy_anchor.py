@@ -81,5 +81,5 @@ def sum_exponentials(exponents: Any, counts: Any) -> Any:
     [0.6931472]
     """
     counted = ops.where(counts, exponents, -1e30)  # exp(-1e30) = 0
-    one = ops.zeros_like(exponents[:1])  # exp(0)
+    one = ops.zeros_like(exponents[:1])  # the 1 of log(1 + ...), as exp(0)
     return ops.logsumexp(ops.concatenate([one, counted], axis=0), axis=0)

@@ -13,8 +13,8 @@ from keras_embcam.losses.pairwise import (
     measure_distances,
 )
 
-# Farther than any negative, and no infinity: tf.debugging.enable_check_numerics would
-# take that for a fault.
+# Farther than any negative. Not infinity, which tf.debugging.enable_check_numerics
+# reports as an error.
 FAR_AWAY = 1e9
 
 

@@ -114,7 +114,8 @@ def trained(model: keras.Model, proxy_layer: str | None = None) -> np.ndarray:
     Raises:
         ValueError: where there is no such layer, or several and none is named.
     """
-    # A model may keep such a layer under the same name: that has no shape.
+    # A model that keeps the layer itself as `self.proxies` is not meant: a layer has no
+    # shape, the weight has.
     layers = [
         x
         for x in flatten_layers(model)
@@ -168,7 +169,7 @@ def from_score(score: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
                 "`score` must be a differentiable function of the embeddings. "
                 f"Received {score!r}, whose result has no gradient."
             )
-        return tf.convert_to_tensor(gradients)  # that of a lookup is sparse
+        return tf.convert_to_tensor(gradients)  # tf.gather has sparse gradients
 
     return proxies
 
