@@ -133,7 +133,12 @@ def test_figures_are_those_of_the_harness(birds, saved, found) -> None:
     for row in report.rows:
         ours = by_method(content)[row["method"]]
         assert ours["images"] == 2 * IMAGES_PER_CLASS
-        for column in ("ratio_box", "localization_0.2", "max_box_0.5", "threshold"):
+        for column in (
+            "heatmap_ratio_bbox",
+            "localization_accuracy_0.2",
+            "max_box_accuracy_0.5",
+            "max_box_threshold",
+        ):
             assert ours[column] == pytest.approx(row[column], abs=1e-6)
 
 
@@ -166,9 +171,9 @@ def test_transferred_rows_are_those_of_the_database(birds, saved, found) -> None
                 inside = np.clip(down, 0, 1) * np.clip(across, 0, 1)
                 ratios.append((heatmap * inside).sum() / heatmap.sum())
         row = by_method(content)[name_transferred("gradcam", sign, variant)]
-        assert row["ratio_box"] == pytest.approx(np.mean(ratios), abs=1e-5)
-        assert row["empty_maps"] == pytest.approx(1 - len(ratios) / len(heatmaps))
-        assert "max_box_0.5" not in row
+        assert row["heatmap_ratio_bbox"] == pytest.approx(np.mean(ratios), abs=1e-5)
+        assert row["empty_heatmaps"] == pytest.approx(1 - len(ratios) / len(heatmaps))
+        assert "max_box_accuracy_0.5" not in row
 
 
 def test_files_name_what_was_used_and_no_place(birds, saved, found) -> None:
@@ -221,11 +226,11 @@ def test_means_over_runs(birds, tmp_path, monkeypatch) -> None:
         path = tmp_path / f"model_seed_{seed}.keras"
         model = keras.models.load_model(path, compile=False)
         [row] = evaluate(model, examples, methods, num_timings=0).rows
-        ratios.append(row["ratio_box"])
+        ratios.append(row["heatmap_ratio_bbox"])
     assert ratios[0] != ratios[1]
     row = by_method(content)[SINGLE]
-    assert row["ratio_box"] == pytest.approx(np.mean(ratios))
-    assert row["ratio_box_std_models"] == pytest.approx(np.std(ratios, ddof=1))
+    assert row["heatmap_ratio_bbox"] == pytest.approx(np.mean(ratios))
+    assert row["heatmap_ratio_bbox_std_models"] == pytest.approx(np.std(ratios, ddof=1))
     assert content["settings"]["seeds"] == [3, 4]
     text = (tmp_path / "tables.md").read_text()
     assert "std over runs" in text and "deletion (low)" in text
@@ -235,7 +240,10 @@ def test_means_over_runs(birds, tmp_path, monkeypatch) -> None:
 
 
 def test_rows_that_a_training_lacks_are_left_out_of_the_means() -> None:
-    rows = [{"method": name, "ratio_box": x} for name, x in (("one", 0.2), ("two", 1))]
+    rows = [
+        {"method": name, "heatmap_ratio_bbox": x}
+        for name, x in (("one", 0.2), ("two", 1))
+    ]
     curves = {"curve": {"x": [1], "y": {"one": [0.2], "two": [1.0]}}}
     whole, half = Report(rows, {}, curves), Report(rows[:1], {})
     combined = measure._combine([whole, half])
@@ -359,7 +367,9 @@ def test_lender_runs_the_model_once_for_all_databases(monkeypatch) -> None:
 
 
 def outcome_of(claim: str, rows=None, **curves) -> str:
-    given = {name: {"ratio_box": value} for name, value in (rows or {}).items()}
+    given = {
+        name: {"heatmap_ratio_bbox": value} for name, value in (rows or {}).items()
+    }
     options = {"localization": {}, "by_channels": {}, "seconds": {}} | curves
     found = find_relations(given, **options)
     [relation] = [x for x in found if f"{x.claim}: {x.where}".startswith(claim)]

@@ -21,8 +21,8 @@ from keras import ops
 
 from keras_embcam import embed, explain
 from keras_embcam.datasets import cub200
-from keras_embcam.evaluation.discrimination import heat_by_cell, make_montages
 from keras_embcam.evaluation.markdown import draw_table
+from keras_embcam.evaluation.montages import heat_by_cell, make_montages
 from keras_embcam.heatmaps import combine_channels, resize_heatmaps, scale_heatmaps
 from keras_embcam.metrics import localization_accuracy
 from keras_embcam.network.feature_maps import Scales

@@ -25,8 +25,7 @@ from benchmarks.papers.transferred_weights import (
     list_counts,
     measure_fit_times,
 )
-from keras_embcam.evaluation import Method, Report, evaluate
-from keras_embcam.evaluation.measures import NEEDED
+from keras_embcam.evaluation import Method, Report, average_reports, evaluate
 from keras_embcam.explaining import embed
 
 # Enough to choose one of 19 thresholds.
@@ -177,7 +176,8 @@ def _run_once(
     lent = measure(test, [x for x in lent_methods if is_localized(x.name)])
     _tell("the other scores, and numbers of channels")
     others = [x for x in lent_methods if not is_localized(x.name)]
-    ratios = [x for x in NEEDED if x.startswith("ratio") and NEEDED[x][0] in test]
+    on = {"heatmap_ratio_bbox": "bbox", "heatmap_ratio_mask": "segmentation_mask"}
+    ratios = [ratio for ratio, entry in on.items() if entry in test]
     ratio_only = measure(test, others + more, metrics=ratios)
     if databases and is_first:
         seconds = measure_fit_times(*triplets)
@@ -205,7 +205,7 @@ def _combine(reports: list[Report]) -> Report:
     shared = set.intersection(*measured)
     for report in reports:
         report.rows = [row for row in report.rows if row["method"] in shared]
-    combined = Report.combine(reports)
+    combined = average_reports(reports)
     missing = sorted(set.union(*measured) - shared)
     if missing:
         combined.notes.append(

@@ -23,18 +23,18 @@ class Published(NamedTuple):
     """What a paper reports of a row; None for what it does not.
 
     Attributes:
-        ratio_box: mean heatmap ratio in boxes.
-        ratio_box_std: its deviation.
-        ratio_mask: mean heatmap ratio in masks.
-        ratio_mask_std: its deviation.
-        localization: share of boxes with IoU >= 0.5 at threshold 0.2.
+        heatmap_ratio_bbox: mean heatmap ratio in boxes.
+        heatmap_ratio_bbox_std: its deviation.
+        heatmap_ratio_mask: mean heatmap ratio in masks.
+        heatmap_ratio_mask_std: its deviation.
+        localization_accuracy: share of boxes with IoU >= 0.5 at threshold 0.2.
     """
 
-    ratio_box: float | None = None
-    ratio_box_std: float | None = None
-    ratio_mask: float | None = None
-    ratio_mask_std: float | None = None
-    localization: float | None = None
+    heatmap_ratio_bbox: float | None = None
+    heatmap_ratio_bbox_std: float | None = None
+    heatmap_ratio_mask: float | None = None
+    heatmap_ratio_mask_std: float | None = None
+    localization_accuracy: float | None = None
 
 
 def _of_chen(weighting: str, number: int) -> str:

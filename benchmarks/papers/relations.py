@@ -17,7 +17,7 @@ from benchmarks.papers.published import (
 Rows = Mapping[str, Mapping[str, Any]]
 Curve = Mapping[str, Any]
 
-BOXES_FOUND = "localization_0.2"
+BOXES_FOUND = "localization_accuracy_0.2"
 # What the papers' words are taken for, in heatmap ratio.
 FAR = 0.05
 CLOSE = 0.02
@@ -77,7 +77,7 @@ def find_relations(
         one: str,
         other: str,
         holds: Callable[[float, float], bool] = _above,
-        column: str = "ratio_box",
+        column: str = "heatmap_ratio_bbox",
     ) -> Relation:
         figures = [_figure(rows.get(name, {}).get(column)) for name in (one, other)]
         return _judge(
@@ -96,7 +96,9 @@ def find_relations(
         _exceed(localization, mean, BACHHAWAT_LOCALIZATION),
         compare("50 triplets above one", whole, triplet),
         compare("top 50 far above all", top, whole, _far_above),
-        compare("... with a smaller deviation", top, whole, _below, "ratio_box_std"),
+        compare(
+            "... with a smaller deviation", top, whole, _below, "heatmap_ratio_bbox_std"
+        ),
         compare("Grad-CAM++ above Grad-CAM", plus_triplet, triplet),
         compare("Grad-CAM++ above Grad-CAM", plus_whole, whole),
         compare("Grad-CAM++ above Grad-CAM", plus_top, top),
@@ -152,7 +154,7 @@ def _judge(
 
 
 def _published(one: str, other: str, column: str) -> str:
-    field = "localization" if column == BOXES_FOUND else column
+    field = "localization_accuracy" if column == BOXES_FOUND else column
     figures = [getattr(PUBLISHED.get(name), field, None) for name in (one, other)]
     return "–" if None in figures else "{:.3f} / {:.3f}".format(*figures)
 

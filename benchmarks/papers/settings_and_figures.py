@@ -54,7 +54,7 @@ def join_rows(single: Report, lent: Report, ratio_only: Report) -> list[Any]:
     for row in [*lent.rows, *ratio_only.rows]:
         if not row["method"].startswith(names.BY_CHANNELS):
             # No thresholds were chosen for these on other images.
-            chosen = ("threshold", "max_box")
+            chosen = "max_box"
             rows.append({k: x for k, x in row.items() if not k.startswith(chosen)})
     return rows
 
@@ -74,7 +74,7 @@ def list_curves(single: Report, lent: Report, ratio_only: Report) -> dict[str, A
         if row["method"].startswith(names.BY_CHANNELS):
             point = row["method"].removeprefix(names.BY_CHANNELS)
             name, _, number = point.rpartition(", top ")
-            values.setdefault(name, {})[int(number)] = row["ratio_box"]
+            values.setdefault(name, {})[int(number)] = row["heatmap_ratio_bbox"]
     if values:
         found[CHANNELS] = {
             "x": sorted(next(iter(values.values()))),

@@ -21,27 +21,27 @@ CURVE = "Localisation accuracy by threshold"
 CHANNELS = "Heatmap ratio by top channels"
 NONE_PUBLISHED = "–"
 PUBLISHED_COLUMNS = {
-    "ratio_box": "published ratio box",
-    "ratio_mask": "published ratio mask",
-    "localization": "published IoU>=0.5 at 0.2",
+    "heatmap_ratio_bbox": "published ratio box",
+    "heatmap_ratio_mask": "published ratio mask",
+    "localization_accuracy": "published IoU>=0.5 at 0.2",
 }
 MOST_SHOWN = 0.5  # thresholds of the curve that are printed
 COLUMNS: tuple[tuple[str, str, int], ...] = (
-    ("ratio_box", "ratio box", 3),
-    ("ratio_box_std", "std over images", 3),
-    ("ratio_box_std_models", "std over runs", 3),
-    ("ratio_mask", "ratio mask", 3),
-    ("ratio_mask_std_models", "std over runs", 3),
-    ("localization_0.2", "IoU>=0.5 at 0.2", 3),
-    ("localization_0.2_std_models", "std over runs", 3),
-    ("localization_0.15", "at 0.15", 3),
-    ("own_threshold", "own rule", 2),
-    ("localization_own", "at it", 3),
-    ("threshold", "chosen threshold", 2),
-    ("max_box_0.5", "MaxBoxAcc 0.5", 3),
-    ("max_box_mean", "mean of 0.3, 0.5, 0.7", 3),
+    ("heatmap_ratio_bbox", "ratio box", 3),
+    ("heatmap_ratio_bbox_std", "std over images", 3),
+    ("heatmap_ratio_bbox_std_models", "std over runs", 3),
+    ("heatmap_ratio_mask", "ratio mask", 3),
+    ("heatmap_ratio_mask_std_models", "std over runs", 3),
+    ("localization_accuracy_0.2", "IoU>=0.5 at 0.2", 3),
+    ("localization_accuracy_0.2_std_models", "std over runs", 3),
+    ("localization_accuracy_0.15", "at 0.15", 3),
+    ("box_threshold", "own rule", 2),
+    ("localization_accuracy", "at it", 3),
+    ("max_box_threshold", "chosen threshold", 2),
+    ("max_box_accuracy_0.5", "MaxBoxAcc 0.5", 3),
+    ("max_box_accuracy_mean", "mean of 0.3, 0.5, 0.7", 3),
     ("pointing_game", "pointing", 3),
-    ("empty_maps", "empty", 3),
+    ("empty_heatmaps", "empty", 3),
     ("left_out", "left out", 0),
 )
 
@@ -98,7 +98,7 @@ def redraw_tables(folder: Path) -> list[Path]:
 def to_markdown(content: Mapping[str, Any], relations: Sequence[Relation]) -> str:
     """Return all tables as text."""
     rows = _by_method(content)
-    uniform = rows[names.UNIFORM]["ratio_box"]
+    uniform = rows[names.UNIFORM]["heatmap_ratio_bbox"]
     settings = content["settings"].items()
     parts = [
         "# CUB: the papers' tables beside our figures",
@@ -182,7 +182,7 @@ def draw_methods(rows: Mapping[str, Any], methods: Sequence[str]) -> str:
 
     Example:
 
-    >>> print(draw_methods({"uniform": {"ratio_box": 0.5}}, ["uniform"]))
+    >>> print(draw_methods({"uniform": {"heatmap_ratio_bbox": 0.5}}, ["uniform"]))
     | method | published ratio box | published ratio mask | ratio box | ratio mask |
     | --- | --- | --- | --- | --- |
     | uniform | 0.522 | 0.274 | 0.500 | n/a |
@@ -193,7 +193,7 @@ def draw_methods(rows: Mapping[str, Any], methods: Sequence[str]) -> str:
         for column, heading in PUBLISHED_COLUMNS.items()
         if any(getattr(x, column) is not None for x in reported)
     }
-    always = ("ratio_box", "ratio_mask")
+    always = ("heatmap_ratio_bbox", "heatmap_ratio_mask")
     ours = [
         x
         for x in COLUMNS
