@@ -41,8 +41,9 @@ OTHER_ONEDNN := $(shell case "$${TF_ENABLE_ONEDNN_OPTS:-$$(grep -c vnni /proc/cp
 	2> /dev/null)}" in ("" | 0 | [Ff]alse) echo 1 ;; \
 	(*) echo 0 ;; esac)
 WITHOUT_NETWORKS := benchmarks catalogue.py cli cost datasets demo drawing \
-	embedding_cam_logger embedding_cam_saved evaluation examples imports labelled layers \
-	losses metrics packaging readme sampling tensorboard validation
+	embedding_cam_logger embedding_cam_saved evaluation examples imports layers \
+	losses metrics packaging readme real_data running_image_files \
+	running_labelled_examples sampling tensorboard validation
 NUMERICAL_CORE := $(filter-out $(WITHOUT_NETWORKS:%=$(CURDIR)/tests/test_%%), \
 	$(wildcard $(CURDIR)/tests/test_*.py))
 
