@@ -88,8 +88,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         proxy_layer: name of the layer for "trained", if there is more than one.
         weighting: "gradcam", "gradcam++", "layercam", "hirescam", "xgradcam", or a
             function ``(activations, gradients) -> weights``.
-        top_channels: how many channels to keep, those with the highest weights; None
-            for all.
+        top_channels: how many channels to keep, those with the highest weights.
         preset: a name that stands for layers and weighting, such as "localize".
         update_freq: "epoch", or every so many batches.
         image_freq: pictures at every so many updates.
@@ -97,9 +96,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         picture_indices: which: None for the first, "class_balanced" for as many of
             each class, or the numbers of the examples.
         batch_size: of the examples, where they are not batched.
-        embedding_model: the model to explain, where it is not the one that is
-            trained. The branch of a siamese network is found by itself, if it is a
-            model that runs once for each image.
+        embedding_model: the model to explain, if not the trained one. The branch of a
+            siamese network is found where it is a model that runs once for each image.
         bounding_box_format: of the boxes, as Keras names it.
         mask_foreground: the value of the object in integer masks.
         mask_ignored: the value of pixels that do not count in integer masks.
