@@ -100,7 +100,7 @@ def test_the_tape_lives_in_few_places():
         if "GradientTape" in x.read_text()
     }
     assert tapes == {
-        "keras_embcam/network/view.py",
+        "keras_embcam/network/recording.py",
         "keras_embcam/proxies/elementary.py",
     }
 

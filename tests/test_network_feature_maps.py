@@ -59,27 +59,50 @@ def test_the_last_activation_of_a_mobilenet_v2_in_a_sequential() -> None:
     assert find(model).endswith("/out_relu")
 
 
+# Recorded before transformers were explained: how far from the end of the backbone's
+# layers, and its name where Keras does not number it.
+FAMILIES = {
+    "ConvNeXtTiny": (64, -1, None),
+    "DenseNet121": (64, -1, "relu"),
+    "EfficientNetB0": (64, -1, "top_activation"),
+    "EfficientNetV2B0": (64, -1, "top_activation"),
+    "InceptionResNetV2": (160, -1, "conv_7b_ac"),
+    "InceptionV3": (160, -1, "mixed10"),
+    "MobileNet": (64, -1, "conv_pw_13_relu"),
+    "MobileNetV2": (64, -1, "out_relu"),
+    "MobileNetV3Large": (64, -1, None),
+    "MobileNetV3Small": (64, -1, None),
+    "NASNetMobile": (64, -1, None),
+    "ResNet50": (64, -1, "conv5_block3_out"),
+    "ResNet50V2": (64, -1, "post_relu"),
+    "VGG16": (64, -2, "block5_conv3"),
+    "VGG19": (64, -2, "block5_conv4"),
+    "Xception": (96, -1, "block14_sepconv2_act"),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("ResNet50", "conv5_block3_out"),
-        ("ResNet50V2", "post_relu"),
-        ("EfficientNetB0", "top_activation"),
-        ("EfficientNetV2B0", "top_activation"),
-        ("DenseNet121", "relu"),
-        ("VGG16", "block5_conv3"),
-    ],
-)
-def test_the_last_activation_of_an_applications_backbone(
-    name: str, expected: str
-) -> None:
-    backbone = getattr(keras.applications, name)(
-        weights=None, input_shape=(64, 64, 3), include_top=False, pooling="avg"
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_layer_of_a_family_of_applications_is_as_it_was(family: str) -> None:
+    size, place, name = FAMILIES[family]
+    backbone = getattr(keras.applications, family)(
+        weights=None, input_shape=(size, size, 3), include_top=False
     )
-    inputs = keras.Input((64, 64, 3))
-    model = keras.Model(inputs, layers.Dense(4)(backbone(inputs)))
-    assert find(model) == f"{backbone.name}/{expected}"
+    inputs = keras.Input((size, size, 3))
+    pooled = layers.GlobalAveragePooling2D()(backbone(inputs))
+    model = keras.Model(inputs, layers.Dense(4)(pooled))
+    layer = backbone.layers[place]
+    assert name in (None, layer.name)
+    assert find(model) == f"{backbone.name}/{layer.name}"
+
+
+def test_every_family_of_applications_is_tried() -> None:
+    everything = [getattr(keras.applications, x) for x in dir(keras.applications)]
+    families = [x for x in everything if hasattr(x, "preprocess_input")]
+    assert len(families) > 10
+    for family in families:
+        makers = {x for x in dir(family) if x[0].isupper() and not x.isupper()}
+        assert makers.intersection(FAMILIES) or not makers
 
 
 # What does not make activations
@@ -275,8 +298,9 @@ def test_a_layer_whose_output_is_not_4_d_says_so(name: str, shape: str) -> None:
     x = ops.add(*Pair(name="pair")(x))
     model = keras.Model(inputs, layers.GlobalAveragePooling2D(name="pooled")(x))
     message = (
-        r"`conv_layer` must name a layer with a 4-D output \(n, h, w, k\). The output "
-        rf"of '{name}' is {shape}. Candidates:\n(.*\n)?  conv \(None, 10, 10, 4\)"
+        r"`conv_layer` must name a layer with a 4-D output \(n, h, w, k\), or with "
+        rf"tokens \(n, t, k\). The output of '{name}' is {shape}. "
+        r"Candidates:\n(.*\n)?  conv \(None, 10, 10, 4\)"
     )
     with pytest.raises(ValueError, match=message):
         find(model, name)

@@ -172,14 +172,96 @@ def test_a_scaled_normalisation_in_the_code_is_trap_1(network: Network) -> None:
     check(model, network, "dense")
 
 
-def test_a_layer_normalisation_is_trap_1_unless_it_is_named(network: Network) -> None:
-    model = network.model(layers.LayerNormalization(name="layer_norm"))
+# A final layer normalisation
+
+
+def trained(norm: Any) -> Any:
+    """Return a normalisation with weights that are not those it starts with."""
+    norm.build((None, WIDTH))
+    for weight in norm.weights:
+        rng = np.random.default_rng(len(weight.name))
+        weight.assign(rng.uniform(0.5, 1.5, WIDTH))
+    return norm
+
+
+def undo(norm: Any, network: Network) -> Any:
+    """Return a Dense layer that centres and scales as a normalisation does."""
+    centre = np.eye(WIDTH) - (0 if type(norm).__name__.startswith("RMS") else 1 / WIDTH)
+    gamma = norm.gamma if hasattr(norm, "gamma") else norm.scale
+    kernel = centre * (1 if gamma is None else np.asarray(gamma))
+    dense = layers.Dense(WIDTH, use_bias=False, name="linear")
+    dense.build((None, WIDTH))
+    dense.set_weights([kernel])
+    return dense
+
+
+@pytest.mark.parametrize("behind", ["nothing", "UnitNormalization", "factor"])
+@pytest.mark.parametrize(
+    "options", [{}, {"center": False}, {"center": False, "scale": False}, None]
+)
+def test_a_layer_normalisation_is_stepped_over(
+    network: Network, options: Any, behind: str
+) -> None:
+    norm = layers.RMSNormalization if options is None else layers.LayerNormalization
+    norm = trained(norm(name="norm", **(options or {})))
+    steps = {**NORMALIZATIONS, **BEHIND}[behind]
+    step = steps if behind in BEHIND else steps()
+    model = network.model(norm, step)
+    view = ModelView(model, "conv")
+    assert view.length_has_gradient
+    assert view.embedding == "what the layer normalisation 'norm' scales"
+    recording = view.record(IMAGES)
+    # As retrieval sees it: parallel to what the model returns.
+    raw, outputs = np.asarray(recording.embeddings), np.asarray(model(IMAGES))
+    cosines = np.sum(raw * outputs, axis=1) / np.linalg.norm(raw, axis=1)
+    np.testing.assert_allclose(cosines, np.linalg.norm(outputs, axis=1), rtol=1e-5)
+    # Its gradient is that of the network with a Dense layer that only centres and
+    # scales by gamma.
+    linear = ModelView(network.model(undo(norm, network)), "conv").record(IMAGES)
+    proxies = np.random.default_rng(1).normal(size=(2, WIDTH)).astype("float32")
+    np.testing.assert_allclose(
+        recording.pull_back(proxies), linear.pull_back(proxies), rtol=1e-4, atol=1e-7
+    )
+    if options is None or not options.get("center", True):
+        np.testing.assert_allclose(raw, linear.embeddings, rtol=1e-4, atol=1e-6)
+
+
+def test_a_token_of_a_layer_normalisation_is_stepped_over() -> None:
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Reshape((16, 8))(layers.Conv2D(8, 4, 4)(inputs))
+    x = x + layers.MultiHeadAttention(2, 4)(x, x)
+    norm = layers.LayerNormalization(name="norm")(x)
+    model = keras.Model(inputs, norm[:, 3])
+    view = ModelView(model)
+    assert view.embedding == "what the layer normalisation 'norm' scales, token 3"
+    images = np.random.default_rng(0).random((2, 16, 16, 3), "float32")
+    expected = np.asarray(keras.Model(inputs, x)(images))[:, 3]
+    expected = expected - expected.mean(axis=1, keepdims=True)
+    raw = view.record(images).embeddings
+    np.testing.assert_allclose(raw, expected, rtol=1e-4, atol=1e-6)
+    # The mean of all tokens is no normalised vector.
+    pooled = keras.Model(inputs, ops.mean(norm, axis=1))
+    assert ModelView(pooled).embedding == "model's output"
+
+
+def test_convnext_with_pooling_is_explained() -> None:
+    model = keras.applications.ConvNeXtTiny(
+        weights=None, input_shape=(32, 32, 3), include_top=False, pooling="avg"
+    )
+    assert "what the layer normalisation" in ModelView(model, images=None).embedding
+
+
+def test_a_layer_normalisation_by_hand_is_trap_1_unless_it_is_named(
+    network: Network,
+) -> None:
+    def normalize(x: Any) -> Any:
+        x = x - ops.mean(x, axis=1, keepdims=True)
+        return x / ops.std(x, axis=1, keepdims=True) * np.sqrt(WIDTH) + 0.0
+
+    model = network.model(layers.Lambda(lambda x: normalize(x) + 1.0))
     with pytest.raises(ValueError, match="normalised .L2 or layer normalisation."):
         ModelView(model)
     check(model, network, "dense")
-    view = ModelView(model, embedding_layer="layer_norm")
-    assert not view.length_has_gradient
-    assert "output of 'layer_norm'" in view.normalized_message()
 
 
 def test_a_named_normalisation_is_stepped_over_too(network: Network) -> None:

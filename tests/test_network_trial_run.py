@@ -208,7 +208,7 @@ def test_what_is_no_vector_an_image_has_none() -> None:
 def find(model: keras.Model, identifier: Any) -> Any:
     """Find a convolution."""
     images = None if isinstance(model, keras.Function) else IMAGES
-    return TrialRun(model, images).find_operation(identifier, "conv_layer", rank=4)
+    return TrialRun(model, images).find_operation(identifier, "conv_layer", 4)
 
 
 @pytest.mark.parametrize("path", ["late", "first/block/conv", "second/block", "first"])
@@ -266,7 +266,7 @@ def test_an_unknown_name_lists_candidates_the_last_one_first(parts: Any) -> None
 def test_candidates_for_an_embedding_are_vectors(nested: keras.Model) -> None:
     trial = TrialRun(nested)
     with pytest.raises(ValueError, match=r"\n  embedding \(None, 4\)\n") as error:
-        trial.find_operation("xyz", "embedding_layer", rank=2)
+        trial.find_operation("xyz", "embedding_layer", 2)
     assert "late" not in str(error.value) and "Did you mean" not in str(error.value)
 
 
@@ -276,7 +276,7 @@ def test_a_long_list_of_candidates_is_cut(monkeypatch: Any, nested: Any) -> None
     num_candidates = len(
         {id(x.operation) for x in trial.calls if x.shape and len(x.shape) == 4}
     )
-    lines = trial.list_candidates(rank=4).split("\n")
+    lines = trial.list_candidates(4).split("\n")
     assert len(lines) == 3
     assert lines[-1] == f"  ... and {num_candidates - 2} more before these"
 
@@ -302,7 +302,7 @@ def test_a_layer_that_is_called_twice_asks_for_the_branch_model() -> None:
     model = keras.Model(inputs, pooled[0] - pooled[1])
     trial = TrialRun(model)
     with pytest.raises(ValueError, match="/c' is called 2 times .* branch model"):
-        trial.find_operation("c", "conv_layer", rank=4)
+        trial.find_operation("c", "conv_layer", 4)
 
 
 def test_a_layer_that_is_not_called_says_so() -> None:

@@ -1,13 +1,20 @@
 """Find the layers of a tried model whose activations can be explained."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
-from keras_embcam.keras_private import is_rematerialized
+from keras_embcam.keras_private import flatten_layers
+from keras_embcam.network.attention import find_attention, is_inside
+from keras_embcam.network.locality import MIN_AGREEMENT, Locality, agreement
+from keras_embcam.network.noise_images import NUM_PROBES
+from keras_embcam.network.tokens import TokenFinder, TokenLayout, TokenOptions
 from keras_embcam.network.trial_run import Call, TrialRun, enclosing_paths
+
+_RANKS = (3, 4)
+_NOTHING_SAID = TokenOptions()
 
 # Layers that move, drop or scale activations rather than make them. What is off on
 # inference, such as dropout, returns what it was given: `Call.repeats`.
@@ -39,105 +46,217 @@ class Scales:
     num_scales: int
 
 
-def find_convolutions(trial: TrialRun, conv_layer: Any = None) -> Iterator[Any]:
-    """Yield the layers to explain, best first; the embedding may not use them.
+class FeatureMap(NamedTuple):
+    """What can be explained: a convolution's output, or tokens with their grid.
+
+    Attributes:
+        operation: the layer.
+        layout: of its tokens, None where the output is 4-D.
+    """
+
+    operation: Any
+    layout: TokenLayout | None = None
+
+    def arrange(self, tensor: Any, image_size: Any) -> Any:
+        """Return the output of the layer, or what has its shape, as (n, h, w, k)."""
+        if self.layout is None:
+            return tensor
+        return self.layout.at(image_size, tensor.shape[1]).arrange(tensor)
+
+    def map_size(self, trial: TrialRun) -> tuple[int, int]:
+        """Return (h, w) of the map that the trial run made."""
+        if self.layout is not None:
+            return self.layout.grid
+        _, height, width, _ = trial.first_call(self.operation).shape or (0, 0, 0, 0)
+        return height, width
+
+
+class FeatureMaps:
+    """Finds what can be explained of a tried model.
 
     Args:
+        model: a built Keras model.
         trial: of the model.
-        conv_layer: name, path or object of a layer with a 4-D output; None for all
-            that make activations of more than one position, the last one first.
+        options: what the user says about tokens.
 
-    Raises:
-        ValueError: where a layer is not found, ambiguous, called more than once,
-            hidden inside a call compiled with ``tf.function``, or not 4-D.
-
-    Example:
-
-    >>> model = keras.Sequential([
-    ...     keras.Input((8, 8, 3)),
-    ...     keras.layers.Conv2D(4, 3, name="first"),
-    ...     keras.layers.Conv2D(4, 3, name="second"),
-    ...     keras.layers.MaxPooling2D(),
-    ... ])
-    >>> [layer.name for layer in find_convolutions(TrialRun(model))]
-    ['second', 'first']
+    Attributes:
+        has_tokens: whether the model makes sequences of tokens. The maps of all others
+            are what they look like.
     """
-    if conv_layer is not None:
-        operation = trial.find_operation(conv_layer, "conv_layer", rank=4)
-        shape = trial.first_call(operation).shape
-        if shape is None or len(shape) != 4:
+
+    def __init__(
+        self, model: keras.Model, trial: TrialRun, options: TokenOptions = _NOTHING_SAID
+    ) -> None:
+        self._trial = trial
+        self._first_tokens = next(
+            (i for i, call in enumerate(trial.calls) if _makes_tokens(call)), None
+        )
+        self.has_tokens = self._first_tokens is not None
+        self._attention = find_attention(trial) if self.has_tokens else {}
+        # One more run, which convolutional networks are spared.
+        self._locality = Locality(model, trial) if self.has_tokens else None
+        if self._locality is not None:
+            self._tokens = TokenFinder(trial, self._locality, options)
+
+    def find(self, conv_layer: Any = None) -> Iterator[FeatureMap]:
+        """Yield what to explain, best first; the embedding may not use it.
+
+        Args:
+            conv_layer: name, path or object of a layer whose output is a map or a
+                sequence of tokens; None for all that make activations of more than one
+                position. Of a model without tokens the last one comes first; else
+                normalised tokens and maps behind tokens, then other tokens, then the
+                maps that tokens are made of.
+
+        Raises:
+            ValueError: where a layer is not found, ambiguous, called more than once,
+                hidden inside a call compiled with ``tf.function``, inside an attention
+                layer, or neither a map nor tokens that show where they come from.
+
+        Example:
+
+        >>> model = keras.Sequential([
+        ...     keras.Input((8, 8, 3)),
+        ...     keras.layers.Conv2D(4, 3, name="first"),
+        ...     keras.layers.Conv2D(4, 3, name="second"),
+        ...     keras.layers.MaxPooling2D(),
+        ... ])
+        >>> maps = FeatureMaps(model, TrialRun(model))
+        >>> [found.operation.name for found in maps.find()]
+        ['second', 'first']
+        """
+        if conv_layer is not None:
+            yield self._find_named(conv_layer)
+            return
+        _refuse_hidden_convolution(self._trial, "")
+        if self.has_tokens:
+            yield from self._find_tokens(_normalizes, with_maps=True)
+            yield from self._find_tokens(_adds, with_maps=False)
+        yield from self.find_maps()
+
+    def find_finer(self, found: FeatureMap) -> Iterator[FeatureMap]:
+        """Yield those of `find` that come after one of them and have larger maps."""
+        is_before = False
+        height, width = found.map_size(self._trial)
+        for candidate in self.find():
+            is_before = is_before or candidate.operation is found.operation
+            rows, columns = candidate.map_size(self._trial)
+            if is_before and rows * columns > height * width:
+                yield candidate
+
+    def find_maps(self) -> Iterator[FeatureMap]:
+        """Yield maps, the last one first; of a model with tokens those before them."""
+        for call in reversed(self._trial.calls[: self._first_tokens]):
+            if not _makes_features(call):
+                path = self._trial.path(call.operation)
+                _refuse_hidden_convolution(self._trial, path)
+            # One ReLU may serve many places; with weights it is a siamese network.
+            elif self._is_called_once(call) or _weights(call.operation):
+                yield FeatureMap(
+                    self._trial.find_operation(call.operation, "conv_layer", *_RANKS)
+                )
+
+    def _find_tokens(
+        self, fits: Callable[[Any], bool], with_maps: bool
+    ) -> Iterator[FeatureMap]:
+        for call in reversed(self._trial.calls[self._first_tokens :]):
+            path = self._trial.path(call.operation)
+            if not self._is_called_once(call) or is_inside(path, self._attention):
+                continue
+            if with_maps and _makes_features(call) and self._is_map(call):
+                yield FeatureMap(call.operation)
+            elif _makes_tokens(call) and not call.repeats and fits(call.operation):
+                if path not in self._attention:
+                    layout = self._tokens.find(call.operation)
+                    if layout is not None:
+                        yield FeatureMap(call.operation, layout)
+
+    def _is_map(self, call: Call) -> bool:
+        """Tell whether a 4-D output behind tokens is a map, and not heads or pairs."""
+        locality = self._locality
+        if locality is None or not locality.knows(call.operation):
+            return False
+        moved = locality.moved(call.operation)
+        return min(moved.shape[2:]) > 1 and agreement(moved) >= MIN_AGREEMENT
+
+    def _is_called_once(self, call: Call) -> bool:
+        return self._trial.num_calls(call.operation) == 1
+
+    def _find_named(self, conv_layer: Any) -> FeatureMap:
+        trial = self._trial
+        operation = trial.find_operation(conv_layer, "conv_layer", *_RANKS)
+        call, path = trial.first_call(operation), trial.path(operation)
+        rank = len(call.shape or ())
+        if rank not in _RANKS:
             raise ValueError(
-                "`conv_layer` must name a layer with a 4-D output (n, h, w, k). The "
-                f"output of {trial.path(operation)!r} is {shape or 'not one tensor'}. "
-                f"Candidates:\n{trial.list_candidates(rank=4)}"
+                "`conv_layer` must name a layer with a 4-D output (n, h, w, k), or "
+                f"with tokens (n, t, k). The output of {path!r} is "
+                f"{call.shape or 'not one tensor'}. "
+                f"Candidates:\n{trial.list_candidates(*_RANKS)}"
             )
-        yield operation
-        return
-    _refuse_hidden_convolution(trial, "")
-    for call in reversed(trial.calls):
-        if not _makes_features(call):
-            _refuse_hidden_convolution(trial, trial.path(call.operation))
-        # One ReLU may serve many places; with weights it is a siamese network.
-        elif trial.num_calls(call.operation) == 1 or _weights(call.operation):
-            yield trial.find_operation(call.operation, "conv_layer", rank=4)
+        if is_inside(path, self._attention):
+            raise ValueError(
+                f"The layer {path!r} is part of an attention layer, whose tensors look "
+                "like images and are none. Pass a layer before or behind it as "
+                f"`conv_layer`. Candidates:\n{self.list_candidates()}"
+            )
+        if rank == 3:
+            layout = self._tokens.find(operation) if self.has_tokens else None
+            if layout is None:
+                raise ValueError(self.unknown_grid(path))
+            return FeatureMap(operation, layout)
+        if self._is_behind_tokens(call) and not self._is_map(call):
+            raise ValueError(
+                f"The output of {path!r} is {(None, *(call.shape or ())[1:])}, but it "
+                "is no map of the image: changing a part of the image does not move "
+                "that part of it most. Pass another `conv_layer`. Candidates:\n"
+                + self.list_candidates()
+            )
+        return FeatureMap(operation)
 
-
-def find_finer_convolutions(trial: TrialRun, operation: Any) -> Iterator[Any]:
-    """Yield the layers of `find_convolutions` with larger maps than one of them."""
-    is_before = False
-    for candidate in find_convolutions(trial):
-        is_before = is_before or candidate is operation
-        if is_before and num_positions(trial, candidate) > num_positions(
-            trial, operation
-        ):
-            yield candidate
-
-
-def num_positions(trial: TrialRun, operation: Any) -> int:
-    """Return ``h w`` of a layer with a 4-D output."""
-    _, height, width, _ = trial.first_call(operation).shape or (0, 0, 0, 0)
-    return height * width
-
-
-def check_layers(names: Any) -> list[Any]:
-    """Check a list of layers to explain, and return it.
-
-    Raises:
-        ValueError: where it is empty or names a layer twice.
-    """
-    if not names or any(x in names[:i] for i, x in enumerate(names)):
-        raise ValueError(
-            "A list as `conv_layer` must name at least one layer, and none twice. "
-            f"Received: {names!r}"
+    def _is_behind_tokens(self, call: Call) -> bool:
+        return self.has_tokens and any(
+            x is call for x in self._trial.calls[self._first_tokens :]
         )
-    return list(names)
 
+    def list_candidates(self) -> str:
+        """List the layers that `find` accepts by name, the last ones first."""
+        trial = self._trial
+        return trial.list_candidates(*_RANKS, outside=self._attention)
 
-def check_gradient(trial: TrialRun, operation: Any, conv_layer: Any) -> None:
-    """Say why no gradient reaches this layer, where that should be an error.
-
-    Args:
-        trial: of the model.
-        operation: the layer that was tried.
-        conv_layer: what the user named, None for a layer found by default.
-
-    Raises:
-        ValueError: for a layer that the user named or that is rematerialised.
-    """
-    path = trial.path(operation)
-    around = (path, *enclosing_paths(path))
-    if any(is_rematerialized(trial.layers[x]) for x in around):
-        raise ValueError(
-            f"The layer {path!r} was built inside a `keras.RematScope` and computes "
-            "its output again on the way back, where it cannot be recorded. Build the "
-            "model again without the scope: its weights fit unchanged."
+    def unknown_grid(self, path: str) -> str:
+        """Return what to tell a user whose tokens show no grid."""
+        call = self._trial.first_call(self._trial.operations[path])
+        return (
+            f"The tokens of {path!r}, {(None, *(call.shape or ())[1:])}, do not stand "
+            "for parts of the image row by row, as far as changing its parts shows: "
+            "they may be in windows, or mixed. If you know better, pass "
+            "`token_grid=(h, w)`, and `num_prefix_tokens` where some stand behind the "
+            "patches; else another `conv_layer`."
         )
-    if conv_layer is not None:
-        raise ValueError(
-            f"No gradient reaches {path!r} from the embedding: the embedding does not "
-            "use this layer, or `stop_gradient` lies between them. Pass another "
-            f"`conv_layer`. Candidates:\n{trial.list_candidates(rank=4)}"
-        )
+
+
+def _makes_tokens(call: Call) -> bool:
+    """Tell whether an output is (n, t, k), more than one token of several channels."""
+    shape = call.shape
+    return (
+        shape is not None
+        and len(shape) == 3
+        and min(shape[1:]) > 1
+        and shape[0] == NUM_PROBES
+    )
+
+
+def _normalizes(operation: Any) -> bool:
+    return "norm" in type(operation).__name__.lower()
+
+
+def _adds(operation: Any) -> bool:
+    """Tell whether it makes the sum of a block and what goes around it."""
+    if type(operation).__name__ == "Add":
+        return True
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return is_layer and bool(flatten_layers(operation, include_self=False))
 
 
 def _makes_features(call: Call) -> bool:
@@ -163,4 +282,4 @@ def _refuse_hidden_convolution(trial: TrialRun, path: str) -> None:
     for inner, operation in trial.operations.items():
         is_inside = path in enclosing_paths(inner)
         if is_inside and any(len(x.shape) == 4 for x in _weights(operation)):
-            trial.find_operation(operation, "conv_layer", rank=4)  # raises
+            trial.find_operation(operation, "conv_layer", *_RANKS)  # raises

@@ -41,6 +41,21 @@ def declared_images(model: keras.Model) -> Any:
     return None
 
 
+def refuse_channels_first(operations: dict[str, Any]) -> None:
+    """Check that no operation of a model, by path, has its channels first.
+
+    Raises:
+        ValueError: where one has.
+    """
+    for path, operation in operations.items():
+        if getattr(operation, "data_format", None) == "channels_first":
+            raise ValueError(
+                f"The layer {path!r} has data_format='channels_first'. Only "
+                "channels_last models can be explained: build the model again with "
+                "data_format='channels_last'; its weights fit unchanged."
+            )
+
+
 def fit_images(images: Any, model: keras.Model, first: int = 0) -> Any:
     """Check a batch against the inputs of a model and give it their dtype.
 

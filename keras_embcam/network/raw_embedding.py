@@ -1,4 +1,4 @@
-"""Find the raw embedding of a model: before an L2 normalisation or a softmax."""
+"""Find the raw embedding of a model: before a normalisation or a softmax."""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_embcam.network.layer_norms import are_same, find_token, undo_scale
 from keras_embcam.network.trial_run import Call, TrialRun, vectors_of
 
 Tensor = Any
@@ -19,11 +20,12 @@ class EmbeddingSource(NamedTuple):
 
     Attributes:
         operation: the operation to watch, or None for the model's own output.
-        tap: "output" or "input" of the operation, or "logits" for what a Dense
-            layer passes to its softmax.
+        tap: "output" or "input" of the operation, "logits" for what a Dense layer
+            passes to its softmax, or "scaled" for what a layer normalisation scales.
         position: among the flattened inputs or outputs.
         width: d.
         description: for people.
+        token: of the operation's output, where that is a sequence of tokens.
     """
 
     operation: Any
@@ -31,6 +33,7 @@ class EmbeddingSource(NamedTuple):
     position: int
     width: int
     description: str
+    token: int | None = None
 
     def value(self, arguments: Any, outputs: Any) -> Tensor:
         """Return the raw embedding (n, d) from one call of the operation."""
@@ -39,6 +42,12 @@ class EmbeddingSource(NamedTuple):
             logits = ops.matmul(inputs, self.operation.kernel)
             bias = self.operation.bias
             return logits if bias is None else logits + bias
+        if self.tap == "scaled":
+            inputs = tree.flatten(arguments)[self.position]
+            if self.token is not None:
+                inputs = inputs[:, self.token]
+            inputs = ops.reshape(inputs, (-1, self.width))
+            return undo_scale(self.operation, inputs)
         tensors = tree.flatten(outputs if self.tap == "output" else arguments)
         return ops.reshape(tensors[self.position], (-1, self.width))
 
@@ -48,10 +57,10 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
 
     The embedding is the model's output or what ``embedding_layer`` names. Where a
     last step scales it to a fixed length or makes probabilities of it, the raw
-    embedding is what goes into that step. Working on values and not on the graph
-    finds a layer, a Lambda, an operation of a Functional graph and the code of a
-    subclassed model alike, nested or not, also with a cast, a dropout or a scale
-    factor behind it.
+    embedding is what goes into that step; of a layer normalisation, what it scales.
+    Working on values and not on the graph finds a layer, a Lambda, an operation of a
+    Functional graph and the code of a subclassed model alike, nested or not, also with
+    a cast, a dropout or a scale factor behind it.
 
     Args:
         trial: of the model.
@@ -81,7 +90,11 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
     if _is_probabilities(values[told]):
         is_named = embedding_layer is not None
         return _before_softmax(trial, values, told, source, is_named)
-    return _before_normalization(trial, values, told, source)
+    # Also where an L2 normalisation follows it, which leaves the direction.
+    found = _before_layer_norm(trial, values, told, source)
+    if found is source:
+        found = _before_normalization(trial, values, told, source)
+    return found
 
 
 def _named_embedding(trial: TrialRun, name: Any) -> tuple[EmbeddingSource, np.ndarray]:
@@ -92,14 +105,14 @@ def _named_embedding(trial: TrialRun, name: Any) -> tuple[EmbeddingSource, np.nd
         position = next(i for i, x in enumerate(flat) if x is outputs[name])
         description = f"output {name!r}"
     elif name is not None:
-        operation = trial.find_operation(name, "embedding_layer", rank=2)
+        operation = trial.find_operation(name, "embedding_layer", 2)
         description = f"output of {trial.path(operation)!r}"
     elif len(flat) > 1:
         keys = f" {list(outputs)}" if isinstance(outputs, dict) else ""
         raise ValueError(
             f"The model has {len(flat)} outputs{keys}. Pass `embedding_layer`, the "
             "name of the layer that makes the embedding. Candidates:\n"
-            + trial.list_candidates(rank=2)
+            + trial.list_candidates(2)
         )
     else:
         description = "model's output"
@@ -114,7 +127,7 @@ def _named_embedding(trial: TrialRun, name: Any) -> tuple[EmbeddingSource, np.nd
             "The embedding must be one floating-point tensor of the shape (n, d). The "
             f"{description} is {shape}. Pass `embedding_layer`, the name of the layer "
             "that makes one vector of each image. Candidates:\n"
-            + trial.list_candidates(rank=2)
+            + trial.list_candidates(2)
         )
     width = values.shape[1]
     return EmbeddingSource(operation, "output", position, width, description), values
@@ -145,6 +158,31 @@ def _before_normalization(
         elif made is not None and normalized and not _is_fixed(made):
             # The code between this call and the next one normalises.
             return _replace(source, trial, call, "output", 0)
+    return source
+
+
+def _before_layer_norm(
+    trial: TrialRun, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
+) -> EmbeddingSource:
+    """Return what a layer normalisation scales, where it makes the embedding."""
+    for operation, inputs, outputs in reversed(trial.layer_norms):
+        token = None
+        if len(outputs.shape) == 3:
+            token = find_token(ops.convert_to_numpy(outputs)[told], values[told])
+            if token is None:
+                continue
+            inputs, outputs = inputs[:, token], outputs[:, token]
+        raw, made = (vectors_of(x) for x in (undo_scale(operation, inputs), outputs))
+        if raw is None or made is None or made.shape != values.shape:
+            continue
+        # Both: what a subclass computes may differ.
+        if all(are_same(x[told], values[told]) for x in (made, raw)):
+            of_token = "" if token is None else f", token {token}"
+            path = trial.path(operation)
+            description = f"what the layer normalisation {path!r} scales{of_token}"
+            return EmbeddingSource(
+                operation, "scaled", 0, source.width, description, token
+            )
     return source
 
 
@@ -179,7 +217,7 @@ def _before_softmax(
         "before it cannot be found. Maps through a softmax differ from maps of the "
         "logits: pass `embedding_layer`, the layer that makes the logits or the "
         "embedding; where that is what you want explained, name its own layer. "
-        "Candidates:\n" + trial.list_candidates(rank=2)
+        "Candidates:\n" + trial.list_candidates(2)
     )
 
 

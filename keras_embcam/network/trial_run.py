@@ -3,7 +3,8 @@
 import difflib
 import math
 import re
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -13,6 +14,8 @@ from keras import ops, tree
 
 from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.hooks import observe
+from keras_embcam.network.inputs import refuse_channels_first
+from keras_embcam.network.layer_norms import is_layer_norm
 from keras_embcam.network.noise_images import make_noise_images
 
 Tensor = Any
@@ -30,6 +33,7 @@ class Call(NamedTuple):
         shape: of the output, None where that is not one tensor.
         repeats: whether the output is what went in or what an operation inside made.
         keeps_shape: whether the output has the shape of one of the arguments.
+        input_ranks: the rank of each argument that is a tensor.
     """
 
     operation: Any
@@ -38,6 +42,7 @@ class Call(NamedTuple):
     shape: tuple[int, ...] | None
     repeats: bool
     keeps_shape: bool
+    input_ranks: list[int]
 
 
 class TrialRun:
@@ -55,6 +60,7 @@ class TrialRun:
         probe: the noise, in the structure of the model's inputs.
         outputs: what the model returned.
         calls: every recorded call, in order of completion.
+        layer_norms: the last layer normalisations, with what went in and came out.
 
     Raises:
         ValueError: for a channels_first model, or as `make_noise_images` does.
@@ -64,16 +70,17 @@ class TrialRun:
         self.operations = list_operations(model)
         self.layers = {"": model, **self.operations}
         self._paths = {id(op): path for path, op in self.operations.items()}
-        _refuse_channels_first(self.operations)
+        refuse_channels_first(self.operations)
         self.probe = make_noise_images(model, images)
         self.calls: list[Call] = []
+        self.layer_norms: deque[tuple[Any, Tensor, Tensor]] = deque(maxlen=3)
         self._num_calls: dict[int, int] = {}
         self.compiled = {
             path
             for path, operation in self.layers.items()
             if isinstance(operation.call, tf.types.experimental.PolymorphicFunction)
         }
-        latest: list[Tensor] = []
+        latest: dict[int, Tensor] = {}  # by rank
 
         def see(operation: Any, arguments: Any, outputs: Any) -> None:
             inputs = tree.flatten(arguments)
@@ -87,12 +94,15 @@ class TrialRun:
                 [vectors_of(x) for x in inputs],
                 vectors_of(outputs),
                 shape,
-                any(outputs is x for x in inputs + latest),
+                any(outputs is x for x in (*inputs, *latest.values())),
                 any(ops.is_tensor(x) and tuple(x.shape) == shape for x in inputs),
+                [len(x.shape) for x in inputs if ops.is_tensor(x)],
             )
             self.calls.append(call)
-            if shape is not None and len(shape) == 4:
-                latest[:] = [outputs]
+            if is_layer_norm(operation):
+                self.layer_norms.append((operation, inputs[0], outputs))
+            if shape is not None and len(shape) in (3, 4):
+                latest[len(shape)] = outputs
 
         with observe(self.operations.values(), see):
             self.outputs = model(self.probe, training=False)
@@ -109,32 +119,32 @@ class TrialRun:
         """Return the first call of an operation that was called."""
         return next(call for call in self.calls if call.operation is operation)
 
-    def find_operation(self, identifier: Any, argument: str, rank: int) -> Any:
+    def find_operation(self, identifier: Any, argument: str, *ranks: int) -> Any:
         """Find an operation by name, by path or by itself.
 
         Args:
             identifier: a name at any depth, a path ``"outer/inner"``, or the layer.
             argument: the argument that the user has to change after an error.
-            rank: the rank of the outputs that an error lists as candidates.
+            *ranks: the ranks of the outputs that an error lists as candidates.
 
         Raises:
             ValueError: where it is unknown, ambiguous, not called, called more than
                 once, or hidden inside a call compiled with ``tf.function``.
         """
         if isinstance(identifier, str):
-            operation = self._find_name(identifier, argument, rank)
+            operation = self._find_name(identifier, argument, ranks)
         elif id(identifier) in self._paths:
             operation = identifier
         else:
             raise ValueError(
                 f"`{argument}` must be the name, the path or the object of a layer "
                 f"inside the model. Received: {identifier!r}. "
-                f"Candidates:\n{self.list_candidates(rank)}"
+                f"Candidates:\n{self.list_candidates(*ranks)}"
             )
         self._check_called_once(operation, argument)
         return operation
 
-    def _find_name(self, name: str, argument: str, rank: int) -> Any:
+    def _find_name(self, name: str, argument: str, ranks: tuple[int, ...]) -> Any:
         if name in self.operations:
             return self.operations[name]
         plain = {path: re.sub(r"#\d+", "", path) for path in self.operations}
@@ -154,7 +164,7 @@ class TrialRun:
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise ValueError(
             f"`{argument}` must name a layer of the model. Received: {name!r}.{hint} "
-            f"Candidates:\n{self.list_candidates(rank)}"
+            f"Candidates:\n{self.list_candidates(*ranks)}"
         )
 
     def _check_called_once(self, operation: Any, argument: str) -> None:
@@ -182,19 +192,29 @@ class TrialRun:
                 "own. Pass a layer that the model calls directly."
             )
 
-    def list_candidates(self, rank: int, *, num_listed: int | None = NUM_LISTED) -> str:
-        """List paths and shapes of the outputs of this rank, the last ones first.
+    def list_candidates(
+        self,
+        *ranks: int,
+        outside: Iterable[str] = (),
+        num_listed: int | None = NUM_LISTED,
+    ) -> str:
+        """List paths and shapes of the outputs of these ranks, the last ones first.
 
         Args:
-            rank: of the outputs.
+            *ranks: of the outputs.
+            outside: paths of layers whose insides are left out.
             num_listed: how many at most, or None for all.
         """
         paths = [
             self.path(call.operation)
             for call in reversed(self.calls)
-            if call.shape is not None and len(call.shape) == rank
+            if call.shape is not None and len(call.shape) in ranks
         ]
-        paths = list(dict.fromkeys(paths))
+        paths = [
+            path
+            for path in dict.fromkeys(paths)
+            if not set(outside).intersection(enclosing_paths(path))
+        ]
         lines = [self._describe(path) for path in paths[:num_listed]]
         if len(paths) > len(lines):
             lines.append(f"  ... and {len(paths) - len(lines)} more before these")
@@ -275,13 +295,3 @@ def vectors_of(x: Any) -> np.ndarray | None:
     if math.prod(x.shape[1:]) != width or not keras.backend.is_float_dtype(x.dtype):
         return None
     return ops.convert_to_numpy(ops.cast(x, "float32")).reshape(-1, width)
-
-
-def _refuse_channels_first(operations: dict[str, Any]) -> None:
-    for path, operation in operations.items():
-        if getattr(operation, "data_format", None) == "channels_first":
-            raise ValueError(
-                f"The layer {path!r} has data_format='channels_first'. Only "
-                "channels_last models can be explained: build the model again with "
-                "data_format='channels_last'; its weights fit unchanged."
-            )

@@ -1,33 +1,24 @@
-"""Run any Keras model once and differentiate only what follows a convolution.
+"""Look at a Keras model: what of it is explained, and its raw embedding."""
 
-The tape lives here and nowhere else.
-"""
-
-import functools
+import math
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
-from keras import ops, tree
+from keras import ops
 
 from keras_embcam.keras_private import flatten_layers
-from keras_embcam.network.feature_maps import (
-    Scales,
-    check_gradient,
-    check_layers,
-    find_convolutions,
-    find_finer_convolutions,
-    num_positions,
-)
-from keras_embcam.network.gradient_scale import cotangent_scale
-from keras_embcam.network.hooks import leave_unchanged, observe
+from keras_embcam.network.choose_maps import MapChooser
+from keras_embcam.network.feature_maps import FeatureMaps, Scales
+from keras_embcam.network.hooks import leave_unchanged
 from keras_embcam.network.noise_images import find_images, make_noise_images
 from keras_embcam.network.raw_embedding import find_embedding
+from keras_embcam.network.recording import run_and_record
+from keras_embcam.network.tokens import check_token_options
 from keras_embcam.network.trial_run import TrialRun
 
 Tensor = Any
@@ -45,12 +36,13 @@ class Recording(NamedTuple):
     """One run of a model.
 
     Attributes:
-        activations: (n, h, w, k) float32, the output of the chosen convolution; a
+        activations: (n, h, w, k) float32, the feature map that is explained: the
+            output of a convolution, or the patches among the tokens of a layer. A
             list of them where several are chosen.
         embeddings: (n, d) float32, raw.
         pull_back: maps a float32 cotangent (n, d) on the embeddings to its gradient
             at the activations, of their shape and structure. Differentiates only
-            the part of the model behind the convolutions; may be called many times.
+            the part of the model behind the layers; may be called many times.
     """
 
     activations: Any
@@ -59,22 +51,25 @@ class Recording(NamedTuple):
 
 
 class ModelView:
-    """The convolution and the raw embedding of a model, found once.
+    """What of a model is explained and its raw embedding, found once.
 
     The view does not own the model: keep a reference to it elsewhere.
 
     Args:
         model: a Keras model with channels_last images (n, H, W, c).
         conv_layer: name at any depth, path ``"outer/inner"`` or object of a layer
-            with a 4-D output, or a list of them; None for the last one with more
-            than one position that reaches the embedding; `Scales` for that one and
-            finer ones.
+            with a 4-D output or with tokens (n, t, k), or a list of them; None for the
+            best one by `FeatureMaps.find` that reaches the embedding from more than
+            one position; `Scales` for that one and finer ones.
         embedding_layer: see `find_embedding`.
         images: a batch, or symbols of its shape, where the model leaves the shape
             of its images open.
+        token_grid: (h, w) of the patches among tokens, None to find it.
+        num_prefix_tokens: tokens before the patches, None to find it.
 
     Attributes:
-        conv_layer: path of the convolution, or a list of paths.
+        conv_layer: path of the layer that is explained, or a list of paths.
+        num_prefix_tokens: that stand before its patches, or a list; 0 for maps.
         embedding: description of the tensor that is taken for the raw embedding.
         embedding_width: d.
         image_size: (H, W) that the model was tried at, in pixels.
@@ -96,6 +91,7 @@ class ModelView:
     ...     keras.layers.Dense(4, name="dense"),
     ...     keras.layers.UnitNormalization(name="unit"),
     ... ])
+    >>> import numpy as np
     >>> view = ModelView(model)
     >>> view.conv_layer, view.embedding
     ('conv', "input of 'unit'")
@@ -110,8 +106,12 @@ class ModelView:
         conv_layer: Any = None,
         embedding_layer: Any = None,
         images: Any = None,
+        *,
+        token_grid: Any = None,
+        num_prefix_tokens: int | None = None,
     ) -> None:
         self._model = weakref.ref(model)
+        self._token_options = check_token_options(token_grid, num_prefix_tokens)
         if tf.executing_eagerly():
             self._look(model, conv_layer, embedding_layer, images)
         else:
@@ -134,96 +134,23 @@ class ModelView:
             trial = TrialRun(model, images)
         self._embedding = find_embedding(trial, embedding_layer)
         self.embedding = self._embedding.description
-        self._vectors = trial.list_candidates(rank=2)
+        self._vectors = trial.list_candidates(2)
         self.image_size = tuple(find_images(trial.probe).shape[1:3])
-        ratio = self._choose_convolutions(trial, conv_layer)
+        features = FeatureMaps(model, trial, self._token_options)
+        chosen = MapChooser(model, trial, features, self._embedding).choose(conv_layer)
+        self._is_list = isinstance(conv_layer, list | tuple | Scales)
         # Those with the smallest maps first: `LayerFusion` counts on it.
-        self._convs.sort(key=functools.partial(num_positions, trial))
-        self._paths: list[str] = [trial.path(conv) for conv in self._convs]
-        self.map_size = (trial.first_call(self._convs[-1]).shape or ())[1:3]
+        self._maps = sorted(chosen.maps, key=lambda x: math.prod(x.map_size(trial)))
+        self._paths = [trial.path(x.operation) for x in self._maps]
+        self.map_size = self._maps[-1].map_size(trial)
         self.conv_layer = self._as_chosen(self._paths)
+        self.num_prefix_tokens = self._as_chosen(
+            [0 if x.layout is None else x.layout.num_prefix for x in self._maps]
+        )
         self.embedding_width = self._embedding.width
-        self.length_has_gradient = ratio >= MIN_LENGTH_GRADIENT
+        self.length_has_gradient = chosen.length_gradient >= MIN_LENGTH_GRADIENT
         if not self.length_has_gradient and embedding_layer is None:
             raise ValueError(self.normalized_message())
-
-    def _choose_convolutions(self, trial: TrialRun, conv_layer: Any) -> float:
-        """Find the convolutions, and return the `_length_gradient` at the last."""
-        named: list[Any] = [conv_layer]
-        num_scales = 1
-        if isinstance(conv_layer, Scales):
-            named, num_scales = [None], conv_layer.num_scales
-        elif isinstance(conv_layer, list | tuple):
-            named = check_layers(conv_layer)
-        self._convs: list[Any] = []
-        self._paths = []
-        self._is_list = isinstance(conv_layer, list | tuple | Scales)
-        for name in named:
-            found = self._add_convolution(trial, find_convolutions(trial, name), name)
-        if found is None:
-            raise ValueError(
-                "No layer with a 4-D output (n, h, w, k) of more than one position "
-                f"reaches the embedding ({self.embedding}). Pass `conv_layer` and "
-                "`embedding_layer`, or images that are large enough. Layers with a 4-D "
-                f"output:\n{trial.list_candidates(rank=4)}"
-            )
-        for _ in range(num_scales - 1):
-            finer = find_finer_convolutions(trial, self._convs[-1])
-            # Where the model has no finer map, those found so far serve.
-            self._add_convolution(trial, finer, None)
-        return found
-
-    def _add_convolution(
-        self, trial: TrialRun, candidates: Iterator[Any], conv_layer: Any
-    ) -> float | None:
-        """Take the first candidate that a gradient reaches, and return how much.
-
-        None, and nothing is taken, if there is none.
-        """
-        others = self._convs
-        for candidate in candidates:
-            if any(candidate is other for other in others):
-                raise ValueError(
-                    "A list as `conv_layer` must name no layer twice. Received "
-                    f"{trial.path(candidate)!r} and again {conv_layer!r}"
-                )
-            self._convs = [*others, candidate]
-            self._paths = [trial.path(conv) for conv in self._convs]
-            ratio = self._length_gradient(self.record(trial.probe))
-            if ratio is not None:
-                return ratio
-            check_gradient(trial, candidate, conv_layer)
-        self._convs = others
-        self._paths = self._paths[: len(others)]
-        return None
-
-    def _as_chosen(self, values: list[Any]) -> Any:
-        return values if self._is_list else values[0]
-
-    def _length_gradient(self, recording: Recording) -> float | None:
-        """Return ``|J^T y/|y|| / |J^T u|`` for a random unit vector u (trap 1).
-
-        None where no gradient connects the two; infinite where no image of the
-        probe tells, as with an embedding of zeros.
-        """
-        embeddings = ops.convert_to_numpy(recording.embeddings)
-        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        along = embeddings / np.maximum(lengths, 1e-30)
-        across = np.random.default_rng(0).normal(size=embeddings.shape)
-        across /= np.linalg.norm(across, axis=1, keepdims=True)
-        norms = []
-        for cotangent in (along, across):
-            try:
-                gradient = recording.pull_back(ops.cast(cotangent, "float32"))
-            except _NoGradientError:
-                return None
-            # Of several layers the last one tells.
-            last = ops.convert_to_numpy(tree.flatten(gradient)[-1])
-            norms.append(np.linalg.norm(last.reshape(len(embeddings), -1), axis=1))
-        told = np.isfinite(norms[0]) & np.isfinite(norms[1]) & (norms[1] > 0)
-        told &= lengths[:, 0] > 0
-        ratios = norms[0][told] / norms[1][told]
-        return float(np.median(ratios)) if told.any() else np.inf
 
     def __repr__(self) -> str:
         """Return what is explained: layers, map size and embedding."""
@@ -254,86 +181,34 @@ class ModelView:
             images: (n, H, W, c), or the structure that the model takes.
 
         Raises:
-            ValueError: where the convolution or the embedding was not called
-                exactly once, or not in reach of the tape.
+            ValueError: where the layer or the embedding was not called exactly once,
+                or not in reach of the tape, or the tokens do not fit the images.
             ReferenceError: where the model no longer exists.
         """
         model = self._model()
         if model is None:
             raise ReferenceError("The model of this view no longer exists.")
-        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-        seen: dict[int, list[Tensor]] = {id(conv): [] for conv in self._convs}
-        embeddings: list[Tensor] = []
+        operations = [found.operation for found in self._maps]
+        run = run_and_record(model, images, operations, self._paths, self._embedding)
+        image_size = tuple(find_images(images).shape[1:3])
 
-        def is_here(tensor: Tensor) -> bool:
-            # Not in an inner `tf.function` or a branch, out of reach of the tape.
-            return (tensor.graph if tf.is_symbolic_tensor(tensor) else None) is graph
-
-        def see(operation: Any, arguments: Any, outputs: Any) -> None:
-            if id(operation) in seen and is_here(outputs):
-                tape.watch(outputs)
-                seen[id(operation)].append(outputs)
-            if operation is self._embedding.operation:
-                embedding = self._embedding.value(arguments, outputs)
-                if is_here(embedding):
-                    embeddings.append(embedding)
-
-        watched = list(self._convs)
-        if self._embedding.operation is not None:
-            watched.append(self._embedding.operation)
-        with (
-            tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape,
-            observe(watched, see),
-            leave_unchanged(model),
-        ):
-            outputs = model(images, training=False)
-            if self._embedding.operation is None:
-                embeddings.append(self._embedding.value((), outputs))
-        names = [*self._paths, "embedding"]
-        for values, name in zip([*seen.values(), embeddings], names, strict=True):
-            if len(values) != 1:
-                raise ValueError(
-                    f"{name!r} must be computed exactly once in a run of the model, "
-                    "outside of any inner `tf.function` or control flow. "
-                    f"Seen: {len(values)} times."
-                )
-        activations, embedding = [values[0] for values in seen.values()], embeddings[0]
-        finest = max((x.shape[1:3] for x in activations), key=_num_positions)
-
-        def pull_back(cotangents: Tensor) -> Any:
-            # TensorFlow would broadcast a wrong number of rows, or leave zeros.
-            check = tf.debugging.assert_equal(
-                tf.shape(cotangents),
-                tf.shape(embedding),
-                "There must be one proxy for each image.",
-            )
-            with tf.control_dependencies([] if check is None else [check]):
-                scale = cotangent_scale(cotangents, finest)
-            cotangents = ops.cast(cotangents * scale, embedding.dtype)
-            gradients = tape.gradient(embedding, activations, cotangents)
-            for name, gradient in zip(names, gradients, strict=False):
-                if gradient is None:
-                    raise _NoGradientError(
-                        f"No gradient reaches {name!r} from the embedding."
-                    )
+        def arrange(tensors: list[Tensor]) -> Any:
             return self._as_chosen(
-                [ops.cast(x, "float32") / scale[:, None, None] for x in gradients]
+                [
+                    found.arrange(ops.cast(x, "float32"), image_size)
+                    for found, x in zip(self._maps, tensors, strict=True)
+                ]
             )
 
         return Recording(
-            self._as_chosen([ops.cast(x, "float32") for x in activations]),
-            ops.cast(embedding, "float32"),
-            pull_back,
+            arrange(run.outputs),
+            ops.cast(run.embeddings, "float32"),
+            lambda cotangents: arrange(run.pull_back(cotangents)),
         )
+
+    def _as_chosen(self, values: list[Any]) -> Any:
+        return values if self._is_list else values[0]
 
 
 def _is_built(model: keras.Model) -> bool:
     return all(layer.built for layer in flatten_layers(model))
-
-
-def _num_positions(map_size: tuple) -> int:
-    return (map_size[0] or 1) * (map_size[1] or 1)
-
-
-class _NoGradientError(ValueError):
-    pass

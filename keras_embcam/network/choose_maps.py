@@ -1,0 +1,225 @@
+"""Choose what of a model is explained: the first candidate that makes honest maps."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_embcam.keras_private import is_rematerialized
+from keras_embcam.network.feature_maps import (
+    FeatureMap,
+    FeatureMaps,
+    Scales,
+)
+from keras_embcam.network.gradient_checks import (
+    is_of_one_position,
+    is_worth_explaining,
+    length_gradient,
+    random_directions,
+    reaches_positions,
+)
+from keras_embcam.network.raw_embedding import EmbeddingSource
+from keras_embcam.network.recording import (
+    NoGradientError,
+    Run,
+    pull_back_between,
+    run_and_record,
+)
+from keras_embcam.network.trial_run import TrialRun, enclosing_paths
+
+
+class Chosen(NamedTuple):
+    """What is explained of a model.
+
+    Attributes:
+        maps: as they were found or named.
+        length_gradient: of the embedding at the last of them, see `length_gradient`.
+    """
+
+    maps: list[FeatureMap]
+    length_gradient: float
+
+
+class MapChooser:
+    """Tries candidates by their gradient.
+
+    Args:
+        model: that was tried.
+        trial: of the model.
+        features: of the model.
+        source: of its embedding.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        trial: TrialRun,
+        features: FeatureMaps,
+        source: EmbeddingSource,
+    ) -> None:
+        self._model = model
+        self._trial = trial
+        self._features = features
+        self._source = source
+        self._maps: list[FeatureMap] = []
+        self._ratio = 0.0
+
+    def choose(self, conv_layer: Any) -> Chosen:
+        """Return the maps to explain, the first one found or named first.
+
+        Args:
+            conv_layer: see `ModelView`.
+
+        Raises:
+            ValueError: as `FeatureMaps.find` does, where no gradient reaches a layer,
+                and where none is found.
+        """
+        named: list[Any] = [conv_layer]
+        num_scales = 1
+        if isinstance(conv_layer, Scales):
+            named, num_scales = [None], conv_layer.num_scales
+        elif isinstance(conv_layer, list | tuple):
+            named = check_layers(conv_layer)
+        self._maps = []
+        for name in named:
+            if not self._add_map(self._features.find(name), name):
+                raise ValueError(
+                    "No layer with a 4-D output (n, h, w, k) of more than one position "
+                    f"reaches the embedding ({self._source.description})"
+                    + (", and no tokens in rows" if self._features.has_tokens else "")
+                    + ". Pass `conv_layer` and `embedding_layer`, "
+                    + ("`token_grid=(h, w)`, " if self._features.has_tokens else "")
+                    + "or images that are large enough. Layers with a 4-D output"
+                    + (" or tokens" if self._features.has_tokens else "")
+                    + f":\n{self._features.list_candidates()}"
+                )
+        for _ in range(num_scales - 1):
+            # Where the model has no finer map, those found so far serve.
+            finer = self._features.find_finer(self._maps[-1])
+            self._add_map(finer, None)
+        return Chosen(self._maps, self._ratio)
+
+    def _add_map(self, candidates: Iterator[FeatureMap], conv_layer: Any) -> bool:
+        """Take the first candidate that a gradient reaches; tell if there is one."""
+        others = self._maps
+        for candidate in candidates:
+            if any(candidate.operation is other.operation for other in others):
+                raise ValueError(
+                    "A list as `conv_layer` must name no layer twice. Received "
+                    f"{self._trial.path(candidate.operation)!r} and again "
+                    f"{conv_layer!r}"
+                )
+            run = self._run([*others, candidate])
+            try:
+                ratio = length_gradient(run.embeddings, run.pull_back)
+            except NoGradientError:
+                check_gradient(self._trial, candidate.operation, conv_layer)
+                continue
+            has_tokens = self._features.has_tokens
+            if has_tokens and not self._is_right(run, candidate, conv_layer):
+                continue
+            self._maps = [*others, candidate]
+            if candidate.layout is not None and conv_layer is None and not others:
+                self._prefer_map(candidate)
+            self._ratio = ratio
+            return True
+        return False
+
+    def _is_right(self, run: Run, candidate: FeatureMap, conv_layer: Any) -> bool:
+        """Tell whether the patches of a layer in a model with tokens have gradients."""
+        shape = ops.shape(run.embeddings)
+        cotangents = ops.cast(random_directions(shape), "float32")
+        activations, gradients = (
+            ops.convert_to_numpy(ops.cast(x, "float32")).reshape(
+                shape[0], -1, x.shape[-1]
+            )
+            for x in (run.outputs[-1], run.pull_back(cotangents)[-1])
+        )
+        patches = slice(None) if candidate.layout is None else candidate.layout.patches
+        if conv_layer is None:
+            return is_worth_explaining(activations, gradients, patches)
+        if not reaches_positions(gradients[:, patches]):
+            path = self._trial.path(candidate.operation)
+            raise ValueError(
+                f"No gradient reaches the patches of {path!r} from the embedding: "
+                "what follows this layer takes the class token alone. Pass as "
+                "`conv_layer` a layer before the last attention, such as the "
+                "normalisation in front of it, or None."
+            )
+        return True
+
+    def _prefer_map(self, tokens: FeatureMap) -> None:
+        """Take the last map of a convolutional network that only pools by attention.
+
+        A token that comes from one position of it says no more than the map. The
+        embedding of patches is a single map, and linear: no such network.
+        """
+        maps = list(self._features.find_maps())
+        if len(maps) < 2 or tokens.layout is None:
+            return
+        both = [maps[0].operation, tokens.operation]
+        paths = [self._trial.path(x) for x in both]
+        shape = self._trial.first_call(tokens.operation).shape or ()
+        one = np.zeros(shape, "float32")
+        one[:, tokens.layout.patches.start] = random_directions((1, shape[2]))
+        gradients = pull_back_between(
+            self._model, self._trial.probe, both, paths, self._source, one
+        )
+        if gradients is None:
+            return
+        rows = ops.convert_to_numpy(ops.cast(gradients, "float32"))
+        if not is_of_one_position(rows.reshape(shape[0], -1, rows.shape[-1])):
+            return
+        run = self._run([maps[0]])
+        if self._is_right(run, maps[0], None):
+            self._maps = [maps[0]]
+
+    def _run(self, maps: list[FeatureMap]) -> Run:
+        operations = [found.operation for found in maps]
+        paths = [self._trial.path(x) for x in operations]
+        return run_and_record(
+            self._model, self._trial.probe, operations, paths, self._source
+        )
+
+
+def check_layers(names: Any) -> list[Any]:
+    """Check a list of layers to explain, and return it.
+
+    Raises:
+        ValueError: where it is empty or names a layer twice.
+    """
+    if not names or any(x in names[:i] for i, x in enumerate(names)):
+        raise ValueError(
+            "A list as `conv_layer` must name at least one layer, and none twice. "
+            f"Received: {names!r}"
+        )
+    return list(names)
+
+
+def check_gradient(trial: TrialRun, operation: Any, conv_layer: Any) -> None:
+    """Say why no gradient reaches this layer, where that should be an error.
+
+    Args:
+        trial: of the model.
+        operation: the layer that was tried.
+        conv_layer: what the user named, None for a layer found by default.
+
+    Raises:
+        ValueError: for a layer that the user named or that is rematerialised.
+    """
+    path = trial.path(operation)
+    around = (path, *enclosing_paths(path))
+    if any(is_rematerialized(trial.layers[x]) for x in around):
+        raise ValueError(
+            f"The layer {path!r} was built inside a `keras.RematScope` and computes "
+            "its output again on the way back, where it cannot be recorded. Build the "
+            "model again without the scope: its weights fit unchanged."
+        )
+    if conv_layer is not None:
+        raise ValueError(
+            f"No gradient reaches {path!r} from the embedding: the embedding does not "
+            "use this layer, or `stop_gradient` lies between them. Pass another "
+            f"`conv_layer`. Candidates:\n{trial.list_candidates(3, 4)}"
+        )

@@ -1,0 +1,108 @@
+"""Judge by its gradient whether a layer's activations make maps worth looking at."""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+Tensor = Any
+
+# Gradients below this share of the largest are rounding.
+ROUNDING = 1e-6
+# Of the cosine of random vectors of k channels, which is about 0.67 / sqrt(k).
+VANISHING = 0.1
+# What keys of an attention sum to over the tokens: softmax does not see a shift.
+KEY_SUM = 3e-3
+
+
+def length_gradient(embeddings: Tensor, pull_back: Any) -> float:
+    """Return ``|J^T y/|y|| / |J^T u|`` for a random unit vector u (trap 1).
+
+    Infinite where no image tells, as with an embedding of zeros.
+
+    Args:
+        embeddings: (n, d).
+        pull_back: of a run of the model; of several layers the last one tells.
+    """
+    embeddings = ops.convert_to_numpy(ops.cast(embeddings, "float32"))
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    along = embeddings / np.maximum(lengths, 1e-30)
+    norms = []
+    for cotangents in (along, random_directions(embeddings.shape)):
+        last = pull_back(ops.cast(cotangents, "float32"))[-1]
+        rows = ops.convert_to_numpy(last).reshape(len(embeddings), -1)
+        norms.append(np.linalg.norm(rows, axis=1))
+    told = np.isfinite(norms[0]) & np.isfinite(norms[1]) & (norms[1] > 0)
+    told &= lengths[:, 0] > 0
+    ratios = norms[0][told] / norms[1][told]
+    return float(np.median(ratios)) if told.any() else np.inf
+
+
+def random_directions(shape: tuple[int, ...]) -> np.ndarray:
+    """Return one random unit vector for each image, the same every time."""
+    across = np.random.default_rng(0).normal(size=shape)
+    return across / np.linalg.norm(across, axis=1, keepdims=True)
+
+
+def reaches_positions(gradients: np.ndarray) -> bool:
+    """Tell whether more than one position has a gradient, of any image.
+
+    Args:
+        gradients: (n, positions, k).
+
+    Example: what a class token leaves of the last block's patches.
+
+    >>> reaches_positions(np.zeros((1, 4, 2))), reaches_positions(np.ones((1, 4, 2)))
+    (False, True)
+    """
+    norms = _norms(gradients)
+    largest = norms.max(axis=1, keepdims=True)
+    return bool(((norms > ROUNDING * largest).sum(axis=1) > 1).any())
+
+
+def is_worth_explaining(
+    activations: np.ndarray, gradients: np.ndarray, patches: slice
+) -> bool:
+    """Tell whether a layer makes element-wise maps of more than rounding noise.
+
+    Not where fewer than two patches have a gradient; where a normalisation follows
+    that does not see the length of a token, so that ``sum_k A_k G_k`` vanishes; nor
+    in the keys of an attention, whose gradients sum to zero over the tokens.
+
+    Args:
+        activations: (n, positions, k).
+        gradients: of a random direction of the embedding, the same shape.
+        patches: those of the positions that belong to the image.
+    """
+    told = np.isfinite(activations).all(axis=(1, 2))
+    told &= np.isfinite(gradients).all(axis=(1, 2))
+    activations, gradients = activations[told], gradients[told]
+    if not told.any():
+        return True  # noise may overflow in float16 where images do not
+    if not reaches_positions(gradients[:, patches]):
+        return False
+    norms = _norms(gradients)
+    if (
+        _norms(gradients.sum(axis=1, keepdims=True))[:, 0] < KEY_SUM * norms.sum(1)
+    ).all():
+        return False
+    counts = norms[:, patches] > ROUNDING * norms.max(axis=1, keepdims=True)
+    products = np.abs(np.sum(activations * gradients, axis=2))[:, patches][counts]
+    lengths = (_norms(activations) * norms)[:, patches][counts]
+    cosines = products / np.maximum(lengths, 1e-30)
+    return bool(np.median(cosines) >= VANISHING / np.sqrt(activations.shape[2]))
+
+
+def is_of_one_position(gradients: np.ndarray) -> bool:
+    """Tell whether one token comes from one position of an earlier map, of all images.
+
+    Args:
+        gradients: (n, positions, k) of the token at the map.
+    """
+    norms = _norms(gradients)
+    counts = (norms > ROUNDING * norms.max(axis=1, keepdims=True)).sum(axis=1)
+    return bool((counts <= 1).all())
+
+
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(vectors.astype("float64"), axis=-1)

@@ -1,0 +1,155 @@
+"""Run any Keras model once and differentiate only what follows a layer.
+
+The tape lives here and nowhere else.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_embcam.network.gradient_scale import cotangent_scale
+from keras_embcam.network.hooks import leave_unchanged, observe
+from keras_embcam.network.raw_embedding import EmbeddingSource
+
+Tensor = Any
+
+
+class Run(NamedTuple):
+    """What one run of a model shows.
+
+    Attributes:
+        outputs: of the recorded layers, as they came out of them.
+        embeddings: (n, d), raw.
+        pull_back: maps a float32 cotangent (n, d) on the embeddings to its gradient
+            at each of the outputs, of their shapes, float32. Differentiates only the
+            part of the model behind the layers; may be called many times.
+    """
+
+    outputs: list[Tensor]
+    embeddings: Tensor
+    pull_back: Callable[[Tensor], list[Tensor]]
+
+
+class NoGradientError(ValueError):
+    """No gradient connects the embedding with a layer."""
+
+
+def run_and_record(
+    model: keras.Model,
+    images: Any,
+    operations: Sequence[Any],
+    paths: Sequence[str],
+    source: EmbeddingSource,
+) -> Run:
+    """Run the model once in inference mode; works in eager and in graph code.
+
+    Nothing of the model changes: no weight, no statistics, no random state.
+
+    Args:
+        model: a Keras model.
+        images: (n, H, W, c), or the structure that the model takes.
+        operations: the layers to record.
+        paths: of the layers, for messages.
+        source: of the embedding.
+
+    Raises:
+        ValueError: where a layer or the embedding was not computed exactly once, or
+            not in reach of the tape.
+    """
+    outputs, embedding, tape = _run(model, images, operations, paths, source)
+    finest = max(math.prod(x or 1 for x in y.shape[1:-1]) for y in outputs)
+
+    def pull_back(cotangents: Tensor) -> list[Tensor]:
+        # TensorFlow would broadcast a wrong number of rows, or leave zeros.
+        check = tf.debugging.assert_equal(
+            tf.shape(cotangents),
+            tf.shape(embedding),
+            "There must be one proxy for each image.",
+        )
+        with tf.control_dependencies([] if check is None else [check]):
+            scale = cotangent_scale(cotangents, (finest,))
+        cotangents = ops.cast(cotangents * scale, embedding.dtype)
+        gradients = tape.gradient(embedding, outputs, cotangents)
+        for path, gradient in zip(paths, gradients, strict=True):
+            if gradient is None:
+                raise NoGradientError(
+                    f"No gradient reaches {path!r} from the embedding."
+                )
+        return [
+            ops.cast(x, "float32") / ops.reshape(scale, (-1, *[1] * (len(x.shape) - 1)))
+            for x in gradients
+        ]
+
+    return Run(outputs, embedding, pull_back)
+
+
+def pull_back_between(
+    model: keras.Model,
+    images: Any,
+    operations: Sequence[Any],
+    paths: Sequence[str],
+    source: EmbeddingSource,
+    cotangents: Tensor,
+) -> Tensor:
+    """Return the gradient of the second layer's output at that of the first, or None.
+
+    Args:
+        model: see `run_and_record`, as the others.
+        images: see there.
+        operations: two layers.
+        paths: of them.
+        source: of the embedding.
+        cotangents: of the shape of the second one's output.
+    """
+    (first, second), _, tape = _run(model, images, operations, paths, source)
+    return tape.gradient(second, first, ops.cast(cotangents, second.dtype))
+
+
+def _run(
+    model: keras.Model,
+    images: Any,
+    operations: Sequence[Any],
+    paths: Sequence[str],
+    source: EmbeddingSource,
+) -> tuple[list[Tensor], Tensor, tf.GradientTape]:
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    seen: dict[int, list[Tensor]] = {id(x): [] for x in operations}
+    embeddings: list[Tensor] = []
+
+    def is_here(tensor: Tensor) -> bool:
+        # Not in an inner `tf.function` or a branch, out of reach of the tape.
+        return (tensor.graph if tf.is_symbolic_tensor(tensor) else None) is graph
+
+    def see(operation: Any, arguments: Any, outputs: Any) -> None:
+        if id(operation) in seen and is_here(outputs):
+            tape.watch(outputs)
+            seen[id(operation)].append(outputs)
+        if operation is source.operation:
+            embedding = source.value(arguments, outputs)
+            if is_here(embedding):
+                embeddings.append(embedding)
+
+    watched = list(operations)
+    if source.operation is not None:
+        watched.append(source.operation)
+    with (
+        tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape,
+        observe(watched, see),
+        leave_unchanged(model),
+    ):
+        outputs = model(images, training=False)
+        if source.operation is None:
+            embeddings.append(source.value((), outputs))
+    names = [*paths, "embedding"]
+    for values, name in zip([*seen.values(), embeddings], names, strict=True):
+        if len(values) != 1:
+            raise ValueError(
+                f"{name!r} must be computed exactly once in a run of the model, "
+                "outside of any inner `tf.function` or control flow. "
+                f"Seen: {len(values)} times."
+            )
+    return [values[0] for values in seen.values()], embeddings[0], tape
