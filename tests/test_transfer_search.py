@@ -3,10 +3,12 @@
 import builtins
 import warnings
 
+import keras
 import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
+from keras_embcam.transfer import GradWeightDatabase
 from keras_embcam.transfer.search import GradWeightTable
 
 
@@ -28,6 +30,21 @@ def test_exact_search_needs_no_other_library(monkeypatch) -> None:
     rows, similarities = table.find(3 * table.embeddings, 2, "exact")
     assert rows[:, 0].tolist() == list(range(50))
     np.testing.assert_allclose(similarities[:, 0], 1, atol=1e-6)
+
+
+def test_a_base_install_fits_and_explains(monkeypatch) -> None:
+    """README's example. Failed before: exact search needed an extra."""
+    for module in ("sklearn", "scipy", "faiss", "matplotlib"):
+        hide(monkeypatch, module)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    images = np.random.default_rng(0).random((6, 8, 8, 3), "float32")
+    database = GradWeightDatabase.fit(model, images, [0, 0, 0, 1, 1, 1], margin=3.9)
+    found = database.explain(model, images, details=True)
+    assert found.neighbors[:, 0].tolist() == list(range(6))
+    assert found.heatmaps.shape == (6, 8, 8)
 
 
 def test_searches_agree_and_the_missing_one_is_named(monkeypatch) -> None:

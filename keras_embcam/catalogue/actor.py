@@ -91,7 +91,7 @@ class PartExplainer:
         (row,) = table.to_pylist()
         path = part_path(self._settings.output_folder, row.pop("number"))
         problem = None
-        # It is there if the actor was killed between the writing and the report.
+        # The file exists if an actor was killed after writing it, before its report.
         if not path.exists():
             try:
                 part = Part(**row)
@@ -100,14 +100,16 @@ class PartExplainer:
                 explained = pyarrow.Table.from_pylist(rows, _schema())
                 write_whole(path, lambda x: pyarrow.parquet.write_table(explained, x))
             except Exception as error:
-                # Ray would tell it in a page of its own frames, and start again.
+                # Reported as a value: Ray would show an exception among many frames of
+                # its own, and retry the part.
                 is_ours = isinstance(error, TypeError | ValueError)
                 problem = str(error) if is_ours else f"{type(error).__name__}: {error}"
         return pyarrow.table({"problem": pyarrow.array([problem], pyarrow.string())})
 
     @cached_property
     def _model(self) -> keras.Model:
-        # Not in `__init__`: what is wrong with it is to be reported like the rest.
+        # Loaded on first use and not in `__init__`, so that an error is reported like
+        # all others.
         return keras.models.load_model(self._settings.model_path, compile=False)
 
     def _explain(self, items: Iterator[Item]) -> list[dict[str, Any]]:
@@ -140,7 +142,7 @@ class PartExplainer:
                 "The model takes images of any size: pass `image_size`, the (height, "
                 "width) to bring them to."
             )
-        # Noise: what divides images by their deviation cannot take a single colour.
+        # Noise, since preprocessing may divide by the deviation of the pixels.
         noise = np.random.default_rng(0).integers(0, 256, self._input_shape)
         self._measure([Prepared(noise.astype("float32"), np.zeros((0, 4), "float32"))])
         self._is_checked = True
@@ -201,7 +203,7 @@ class PartExplainer:
         heatmaps = scale_heatmaps(resize_heatmaps(maps, (height, width)))
         found = find_boxes(heatmaps, settings.method.box_threshold)
         found /= _size_of_boxes(height, width)
-        # Rows of zeros are no boxes.
+        # Images with fewer boxes are filled up with zeros, which count as no box.
         boxes = np.zeros((len(prepared), max(len(x.boxes) for x in prepared), 4))
         for row, one in zip(boxes, prepared, strict=True):
             row[: len(one.boxes)] = one.boxes

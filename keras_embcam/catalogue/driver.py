@@ -16,11 +16,11 @@ from keras_embcam.catalogue.manifest import (
 )
 from keras_embcam.catalogue.source import Part, Source, open_source
 from keras_embcam.method import Method
-from keras_embcam.running.image_batches import check_image_size
+from keras_embcam.running.image_files import check_image_size
 from keras_embcam.running.preprocessing import get_preprocessing
 from keras_embcam.weightings import WEIGHTINGS
 
-# Of a part whose actor died.
+# Retries for a part whose actor dies.
 MAX_RETRIES = 3
 
 
@@ -80,8 +80,8 @@ def explain_catalogue(
                    maximum (some 100 bytes); `resize_heatmaps` brings it to the
                    size of the image. Box and ratio come from the exact map.
     ``error``      null, or why there is nothing else: one damaged image does not
-                   end the run (of a damaged record in TFRecord, what lies behind it
-                   in the file is lost as well)
+                   end the run (in TFRecord, a damaged record hides all records
+                   behind it in the file)
     =============  =============================================================
 
     A run that was killed goes on where it stopped when it is called again: the parts
@@ -141,7 +141,7 @@ def explain_catalogue(
     ):
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"`{name}` must be an integer >= 1. Received: {value!r}")
-    images_per_part = int(images_per_part)  # JSON knows no integers of numpy
+    images_per_part = int(images_per_part)  # numpy's integers are not JSON
     if not model_path.is_file():
         raise ValueError(
             f"`model_path` must be a .keras file. Received: {str(model_path)!r}"
@@ -166,7 +166,7 @@ def explain_catalogue(
             f"`output_folder` must not lie in `source`. Received: {str(folder)!r}"
         )
     opened = open_source(root, format, image_column, id_column, box_column)
-    # What the results depend on, and only that.
+    # All that the results depend on: a catalogue is only continued with the same.
     options = {
         "model": hash_file(model_path),
         "conv_layer": conv_layer,
@@ -220,12 +220,12 @@ def _explain_parts(
     import ray.data
 
     rows = [{"number": number, **part._asdict()} for number, part in parts.items()]
-    # A part that cannot be finished does not keep the others from it.
+    # -1: all other parts are finished, however many fail.
     context = ray.data.DataContext.get_current()
     allowed, context.max_errored_blocks = context.max_errored_blocks, -1
     try:
-        # One stage: a stage of its own for reading would wait for ever for a core where
-        # the actors have them all, and would send every image through Ray's memory.
+        # Actors read the images themselves. A separate stage for reading would send all
+        # images through Ray's memory, and never get a core where the actors hold all.
         reports = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             PartExplainer,
             fn_constructor_args=(source, settings),
@@ -234,7 +234,7 @@ def _explain_parts(
             compute=ray.data.ActorPoolStrategy(size=num_actors),
             num_cpus=1,
             num_gpus=num_gpus,
-            # Ray's own default would start a part that kills its process without end.
+            # Ray's default is to retry for ever a part that kills its process.
             max_task_retries=MAX_RETRIES,
         )
         for report in reports.iter_rows():
@@ -270,7 +270,7 @@ def _count(folder: Path) -> CatalogueCounts:
 def _name_function(function: str | Callable | None) -> str | None:
     """Return the name that the manifest knows a function by."""
     if function is None or isinstance(function, str):
-        get_preprocessing(function)  # for its error
+        get_preprocessing(function)  # raises for an unknown name
         return function
     name = getattr(function, "__qualname__", "<>")
     if "<" in name:  # "<lambda>", "make.<locals>.function"

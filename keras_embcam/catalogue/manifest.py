@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_embcam.catalogue.source import Part, Source, list_inputs, list_parts
 
-# Readers of Parquet folders leave out what begins with "_" or ".".
+# Readers of Parquet folders skip names that begin with "_" or "."
 MANIFEST = "_manifest.json"
 UNFINISHED = ".unfinished"
 
@@ -18,7 +18,7 @@ UNFINISHED = ".unfinished"
 def plan_parts(
     folder: Path, source: Source, options: dict[str, Any], images_per_part: int
 ) -> list[Part]:
-    """Return the parts of a catalogue, those of the manifest if there is one.
+    """Return the parts of a catalogue, from its manifest if there is one.
 
     Args:
         folder: of the catalogue, made if it is not there.
@@ -32,14 +32,14 @@ def plan_parts(
     """
     inputs = list_inputs(source)
     options = {**source._asdict(), **options, "images_per_part": images_per_part}
-    del options["root"]  # it may have been moved
+    del options["root"]  # the folder may be moved between runs
     path = folder / MANIFEST
     if path.exists():
         kept = json.loads(path.read_text())
         _check_options(folder, kept["options"], options)
         _check_inputs(folder, kept["inputs"], inputs)
         return [Part(*part) for part in kept["parts"]]
-    # A run may have been killed while it wrote the manifest.
+    # Unfinished files are left by a run that was killed while writing the manifest.
     if folder.exists() and any(
         not x.name.endswith(UNFINISHED) for x in folder.iterdir()
     ):
@@ -64,7 +64,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
     write(unfinished)
     with unfinished.open("r+b") as file:
-        os.fsync(file.fileno())  # or it might be empty after a crash of the machine
+        os.fsync(file.fileno())  # otherwise a crash may leave an empty file
     os.replace(unfinished, path)
 
 

@@ -17,7 +17,7 @@ NUM_LOOKED_AT = 64
 
 
 class Source(NamedTuple):
-    """Where the images are and how they are called.
+    """Where the images of a catalogue are, and in which columns.
 
     Attributes:
         root: a folder, searched through, or a single file.
@@ -35,7 +35,7 @@ class Source(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some images in a row.
+    """Some consecutive images of a source, the unit of work.
 
     Attributes:
         files: the image files of the part, or the one file that it lies in;
@@ -72,7 +72,7 @@ def open_source(
     id_column: str | None,
     box_column: str | None,
 ) -> Source:
-    """Return the source of this path, its format found from its files if it is None.
+    """Return the source at a path. If `format` is None, file names decide on it.
 
     Raises:
         ValueError: for a path that does not exist, an unknown format, or columns of
@@ -196,7 +196,7 @@ def _make_item(source: Source, name: str, row: dict, error: str | None) -> Item:
 
 def _has_format(name: str, format: str) -> bool:
     name = name.lower()
-    if format == "tfrecord":  # also as in "birds-train.tfrecord-00000-of-00010"
+    if format == "tfrecord":  # may be "birds-train.tfrecord-00000-of-00010"
         return ".tfrecord" in name
     return name.endswith(tuple(SUFFIXES) if format == "images" else ".parquet")
 
@@ -274,13 +274,13 @@ def _read_examples(source: Source, path: Path) -> Iterator[tuple[dict, str | Non
                     f"{str(path)!r} is no TFRecord file, or compressed: write it anew, "
                     "uncompressed."
                 ) from error
-            # The length of a damaged record is damaged too: nothing behind it is found.
+            # The next record is found by the length of this one, which is not reliable.
             yield {}, "Damaged record: this one and all behind it in the file are lost."
             return
         is_first = False
         try:
             features = tf.train.Example.FromString(record).features.feature
-        except Exception as error:  # the class belongs to protobuf
+        except Exception as error:  # protobuf's own exception class
             yield {}, f"Damaged record: {error}"
             continue
         row = {name: _list_values(feature) for name, feature in features.items()}

@@ -12,9 +12,9 @@ from keras_embcam.proxies.triplets import triplet
 Tensor = Any
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# Below this the hinge of unit float32 embeddings is rounding.
+# Smaller hinges of unit float32 embeddings are rounding errors.
 ROUNDING = 1e-6
-# Of a user's loss it is not known beforehand which triplets are active.
+# For a user's loss, active triplets are found by trying this many candidates each.
 CANDIDATES_PER_TRIPLET = 20
 
 
@@ -118,7 +118,7 @@ class TripletDraws:
         if not size:
             return self._nothing
         drawn = generator.choice(ends[-1], size, replace=False)
-        # Triplet t belongs to the first positive with t < end.
+        # Active triplets are numbered by their positive; `ends` are cumulative counts.
         rows = np.searchsorted(ends, drawn, side="right")
         ranks = drawn - (ends - num_active)[rows]
         return triplet(

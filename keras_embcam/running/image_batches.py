@@ -14,6 +14,7 @@ from PIL import Image
 
 from keras_embcam.network.inputs import check_shapes, declared_images, fit_images
 from keras_embcam.running.image_files import (
+    check_image_size,
     list_files,
     picture_to_array,
     read_image,
@@ -247,27 +248,6 @@ def join_rows(*arrays: np.ndarray) -> Any:
     if len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
     return [row for array in arrays for row in array]
-
-
-def check_image_size(size: Any) -> tuple[int, int] | None:
-    """Return (height, width), or None as it is.
-
-    Raises:
-        ValueError: for anything else than two integers >= 1.
-    """
-    if size is None:
-        return None
-    is_size = (
-        isinstance(size, list | tuple)
-        and len(size) == 2
-        and all(isinstance(x, int | np.integer) and x > 0 for x in size)
-    )
-    if not is_size:
-        raise ValueError(
-            "`image_size` must be (height, width), two integers >= 1. Received: "
-            f"{size!r}"
-        )
-    return int(size[0]), int(size[1])
 
 
 def _is_list_of(images: Any, kinds: tuple) -> bool:

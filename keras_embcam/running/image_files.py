@@ -48,6 +48,27 @@ def list_files(path: Path) -> list[Path]:
     return files
 
 
+def check_image_size(size: Any) -> tuple[int, int] | None:
+    """Return (height, width), or None as it is.
+
+    Raises:
+        ValueError: for anything else than two integers >= 1.
+    """
+    if size is None:
+        return None
+    is_size = (
+        isinstance(size, list | tuple)
+        and len(size) == 2
+        and all(isinstance(x, int | np.integer) and x > 0 for x in size)
+    )
+    if not is_size:
+        raise ValueError(
+            "`image_size` must be (height, width), two integers >= 1. Received: "
+            f"{size!r}"
+        )
+    return int(size[0]), int(size[1])
+
+
 def read_image(
     path: Path, channels: int = 3, size: tuple[int, int] | None = None
 ) -> np.ndarray:

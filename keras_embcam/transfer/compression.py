@@ -66,7 +66,8 @@ def _label_with_faiss(entries: np.ndarray, num_clusters: int, seed: int) -> np.n
     return means.index.search(entries, 1)[1][:, 0]
 
 
-# (entries (N, d), number of clusters, seed) -> the cluster of each entry (N,).
+# Each takes entries (N, d), a number of clusters and a seed, and returns the cluster of
+# each entry (N,).
 LIBRARIES: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
     "scikit-learn": _label_with_scikit_learn,
     "faiss": _label_with_faiss,

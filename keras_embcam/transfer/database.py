@@ -23,7 +23,7 @@ from keras_embcam.weightings import Weighting
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class GradWeightDatabase(GradWeightTable):
-    """Channel weights of training images, for images without back-propagation.
+    """Channel weights of training images, which explain new images without gradients.
 
     A new image borrows the weights of its nearest neighbor in embedding space and
     puts them on its own activations: ``relu(sum_k w_k A_k)`` (Chen et al., Adapting
@@ -37,12 +37,12 @@ class GradWeightDatabase(GradWeightTable):
         conv_layer: path of the convolution in the model.
         embedding_layer: as it was given to `fit`; None for the model's output.
         weighting: name of the weighting.
-        num_triplets: of an image, at most.
+        num_triplets: how many triplets of an image were averaged, at most.
         margin: of the triplet loss; None for another loss.
-        sign: -1 or +1.
-        left_out: numbers of the images of the training set that are not in the
-            database, for want of an active triplet. Row i is the i-th of the others;
-            in a database from `compress` it is a centre, and of no image.
+        sign: -1 or +1, the factor of the loss.
+        left_out: positions of the training images without an active triplet, which
+            have no entry. Row i of the database is the i-th of the other images; rows
+            from `compress` are centres of clusters instead.
 
     Raises:
         ValueError: for arrays that do not belong together.
@@ -292,7 +292,7 @@ class GradWeightDatabase(GradWeightTable):
 
     @classmethod
     def load(cls, path: str | Path) -> "GradWeightDatabase":
-        """Read what `save` wrote. Nothing in the file is run.
+        """Read what `save` wrote. No code in the file is run.
 
         Raises:
             ValueError: with the reason, where it cannot be read.

@@ -20,9 +20,9 @@ from keras_embcam.transfer.search import check_integer
 
 Tensor = Any
 
-# These weigh positions, which are other things in another image.
+# Weightings of single positions. Another image shows something else there.
 SPATIAL_WEIGHTINGS = (weightings.hirescam, weightings.layercam)
-# These are linear in the gradient: the mean gradient of the triplets serves.
+# Linear in the gradient: the mean over triplets may be taken before the weighting.
 LINEAR_WEIGHTINGS = (weightings.gradcam, weightings.xgradcam)
 
 # Tolerance between given and recomputed embeddings, relative to their spread around
@@ -199,18 +199,19 @@ def weigh_images(
     def weigh(one: Tensor) -> Tensor:
         active = ops.logical_not(ops.isnan(one[:, :1]))
         gradients = recording.pull_back(ops.where(active, one, 0.0))
-        # Inside the loop a graph may not know the shape any more.
+        # Inside the loop, a graph may have lost the static shape.
         gradients = ops.reshape(gradients, ops.shape(activations))
         weights = weighting(activations, gradients)
         return ops.where(active, weights[:, 0, 0, :], 0.0)
 
-    # Before the loop, with what has the shape of gradients: after an error inside
-    # `tf.map_fn` no `MirroredStrategy` can be entered in this process any more.
+    # Check the shape of the weights before the loop, with the activations in place of
+    # gradients: after an error inside `tf.map_fn`, TensorFlow cannot enter a
+    # `MirroredStrategy` in this process any more.
     shape = tuple(weighting(activations, activations).shape)
     if shape[1:] != (1, 1, num_channels):
         raise ValueError(_spatial_message(shape))
 
-    # `ops.map` would write one more backward pass into the graph, for the shape.
+    # Not `ops.map`: to learn the shape, it traces one more backward pass.
     several = tf.map_fn(
         weigh, ops.swapaxes(proxies, 0, 1), fn_output_signature="float32"
     )

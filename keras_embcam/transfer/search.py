@@ -14,7 +14,7 @@ from keras_embcam.transfer.compression import average_weights, cluster_embedding
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class GradWeightTable:
-    """Channel weights of the images of a training set, by their embedding.
+    """Channel weights of training images, found by their embeddings.
 
     Knows nothing of models: this part works on arrays.
 
@@ -152,12 +152,12 @@ class GradWeightTable:
         weights = np.zeros((len(rows), self.num_channels), "float32")
         images = np.arange(len(rows))[:, None]
         for neighbor in rows.T:
-            # No channel is listed twice in one entry.
+            # Indexing adds each channel once, and no entry lists a channel twice.
             weights[images, self.channels[neighbor]] += self.values[neighbor]
         return weights / rows.shape[1]
 
     def check_search(self, num_neighbors: int, search: str) -> None:
-        """Check how to search.
+        """Check the number of neighbors and the kind of search.
 
         Raises:
             ValueError: for a number of neighbors or a search that is out of range.
@@ -208,7 +208,7 @@ def check_arrays(
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Check an argument that counts.
+    """Check an argument that is a number of something.
 
     Raises:
         ValueError: unless it is an integer between the bounds.
