@@ -357,3 +357,26 @@ def test_inspect_lists_all_candidates_also_where_the_choice_fails(tmp_path, caps
     assert "Did you mean 'conv3'" in printed.err
     assert all(f"  conv{number} (None, 16" in printed.out for number in range(30))
     assert "more before these" not in printed.out
+
+
+def test_inspect_names_the_prefix_tokens_of_a_transformer(tmp_path, capsys):
+    """Two tokens in front, as a class token is; patches pooled behind the block."""
+    images = keras.Input((32, 32, 3))
+    x = layers.Conv2D(12, 8, strides=8, name="patches")(images)
+    x = layers.Reshape((16, 12), name="tokens")(x)
+    x = layers.ZeroPadding1D((2, 0), name="prefix")(x)
+    normed = layers.LayerNormalization(name="norm")(x)
+    mixed = layers.MultiHeadAttention(2, 6, name="attention")(normed, normed)
+    x = layers.Add(name="residual")([x, mixed])
+    x = layers.LayerNormalization(name="final")(x)
+    x = layers.Cropping1D((2, 0), name="pooled_tokens")(x)
+    x = layers.GlobalAveragePooling1D(name="pool")(x)
+    keras.Model(images, layers.Dense(4, name="embedding")(x)).save(tmp_path / "v.keras")
+    chosen = ["inspect", str(tmp_path / "v.keras"), "--conv-layer", "norm"]
+    assert main(chosen) == 0
+    printed = capsys.readouterr().out
+    assert "layer: norm, maps of 4 x 4" in printed
+    assert printed.endswith("prefix tokens: 2, which are no part of maps\n")
+    candidates = printed.split("layers with a vector")[0]
+    assert "  final (None, 18, 12)" in candidates
+    assert "attention/" not in candidates

@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     import keras
 
+    from keras_embcam.network.attention import find_attention
     from keras_embcam.network.inputs import declared_images
     from keras_embcam.network.trial_run import TrialRun
     from keras_embcam.network.view import ModelView
@@ -41,8 +42,9 @@ def run(options: argparse.Namespace) -> None:
         print(f"images: {tuple(declared.shape)}, {declared.dtype}")
     # First the candidates: where the choice fails, they are what is needed.
     trial = TrialRun(model)
-    print("\nlayers with a map, the last first (--conv-layer):")
-    print(trial.list_candidates(4, num_listed=None))
+    attention = find_attention(trial)  # what is inside looks like images, and is none
+    print("\nlayers with a map or with tokens, the last first (--conv-layer):")
+    print(trial.list_candidates(3, 4, outside=attention, num_listed=None))
     print("\nlayers with a vector, the last first (--embedding-layer):")
     print(trial.list_candidates(2, num_listed=None))
     print()
@@ -57,9 +59,11 @@ def describe_view(view: Any) -> str:
         f"layer: {layers}, maps of {_times(view.map_size)}",
         f"embedding: {view.embedding}, width {view.embedding_width}",
     ]
-    num_prefix_tokens = getattr(view, "num_prefix_tokens", 0)
-    if num_prefix_tokens not in (0, [0] * len(layers)):
-        lines.append(f"prefix tokens: {num_prefix_tokens}, which are no part of maps")
+    several = view.num_prefix_tokens
+    several = several if isinstance(several, list) else [several]
+    if any(several):
+        numbers = ", ".join(map(str, several))
+        lines.append(f"prefix tokens: {numbers}, which are no part of maps")
     return "\n".join(lines)
 
 
