@@ -1,5 +1,9 @@
 """What the logger takes, and what it says before a training begins."""
 
+import doctest
+import importlib
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -409,8 +413,6 @@ class TestOtherFileSystems:
         assert again._axis.is_written(0) and not again._axis.is_written(1)
 
     def test_a_path_that_has_lost_a_slash(self):
-        from pathlib import Path
-
         with pytest.raises(ValueError, match="`log_dir` must be a string"):
             EmbeddingCAMLogger(Path("gs://bucket/logs"), EXAMPLES)
 
@@ -448,3 +450,10 @@ def test_what_an_update_knows_of_all_examples(tmp_path, branch):
         "pointing_game",
         "empty_heatmaps",
     }
+
+
+@pytest.mark.parametrize("name", ["embedding_cam_logger", "pictures", "update"])
+def test_doctests(name):
+    module = importlib.import_module(f"keras_embcam.callbacks.{name}")
+    finished = doctest.testmod(module)
+    assert finished.attempted and not finished.failed

@@ -70,7 +70,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_rest_measured(
     (note,) = report.notes
     assert "1 examples" in note and "images/3.png" in note
     # Boxes of 4 by 1 pixels, whichever image it is.
-    assert row["ratio_box"] == pytest.approx(4 / 64, abs=1e-6)
+    assert row["heatmap_ratio_bbox"] == pytest.approx(4 / 64, abs=1e-6)
 
 
 def test_the_others_keep_their_order_and_boxes(network, birds) -> None:
