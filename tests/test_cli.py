@@ -337,7 +337,8 @@ def test_inspect_says_what_is_explained_and_what_could_be(folder, capsys):
     assert maps.index("  last (None, 28, 28, 8)") < maps.index("  first (None, 30")
     assert vectors.index("  unit (None, 4)") < vectors.index("  raw (None, 4)")
     assert printed.endswith(
-        "layer: last, maps of 28 x 28\nembedding: input of 'unit', width 4\n"
+        "\n\nfor images of 32 x 32:\nlayer: last, maps of 28 x 28\n"
+        "embedding: input of 'unit', width 4\n"
     )
     chosen = ["--conv-layer", "first", "--embedding-layer", "raw"]
     assert main(["inspect", str(folder / "model.keras"), *chosen]) == 0

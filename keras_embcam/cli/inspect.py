@@ -48,7 +48,9 @@ def run(options: argparse.Namespace) -> None:
     print("\nlayers with a vector, the last first (--embedding-layer):")
     print(trial.list_candidates(2, num_listed=None))
     print()
-    print(describe_view(ModelView(model, options.conv_layer, options.embedding_layer)))
+    view = ModelView(model, options.conv_layer, options.embedding_layer)
+    print(f"for images of {_times(view.image_size)}:")
+    print(describe_view(view))
 
 
 def describe_view(view: Any) -> str:

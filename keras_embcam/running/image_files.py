@@ -137,7 +137,7 @@ def decode_image(encoded: bytes, channels: int = 3) -> np.ndarray:
         if found is None:
             raise ValueError(
                 "Cannot read the image: it is empty, or in no format that TensorFlow, "
-                "Pillow or OpenCV know."
+                "Pillow or OpenCV know (HEIC needs a plugin of Pillow, pillow-heif)."
             ) from error
         return picture_to_array(Image.fromarray(found[..., ::-1]), channels)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
