@@ -158,9 +158,12 @@ def test_different_architectures_are_not_averaged(folder, tmp_path, capsys) -> N
         ]
     )
     wide.save(tmp_path / "wide.keras")
-    arguments = ["--cub", folder / "birds", "--methods", "uniform", "--average"]
+    # The folder is missing: architectures are compared before images are looked at.
+    arguments = ["--cub", "nowhere", "--methods", "uniform", "--average"]
     assert run(folder, tmp_path / "wide.keras", *arguments) == 2
     assert "trainings of one architecture" in capsys.readouterr().err
+    assert run(folder, folder / "model.keras", *arguments) == 2
+    assert "Each model must be named once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

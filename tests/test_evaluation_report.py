@@ -153,6 +153,9 @@ def test_only_trainings_of_one_architecture_are_averaged() -> None:
     reports[0].architecture, reports[1].architecture = "small", "large"
     with pytest.raises(ValueError, match=r"one architecture.*\['m0.5', 'm0.6'\]"):
         average_reports(reports)
+    reports[0].settings["model"] = reports[1].settings["model"]  # names do not matter
+    with pytest.raises(ValueError, match="one architecture"):
+        average_reports(reports)
     reports[1].architecture = "small"
     content = json.loads(average_reports(reports).to_json())
     assert [x["rows"][0]["heatmap_ratio_bbox"] for x in content["models"]] == [0.5, 0.6]

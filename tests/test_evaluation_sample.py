@@ -275,6 +275,13 @@ def test_top_5_pointing_is_for_maps_in_units_of_the_score(
     )
 
 
+def test_a_reader_is_told_what_was_compared_with_what(report) -> None:
+    notes = " ".join(report.notes)
+    assert f"Faithfulness on {NUM_SHOWN} images" in notes
+    assert "the image's own embedding where a row has no proxy" in notes
+    assert "right angles" not in notes  # no triplets and pairs here
+
+
 def test_without_labels_and_boxes(network, examples) -> None:
     methods = [Method("own"), Method("edges", heatmaps=METHODS["edges"].heatmaps)]
     report = evaluate(

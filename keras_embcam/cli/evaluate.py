@@ -101,6 +101,10 @@ def run(options: argparse.Namespace) -> None:
     )
     from keras_embcam.evaluation.correlation import check_scipy
     from keras_embcam.evaluation.plots import check_matplotlib
+    from keras_embcam.evaluation.several_models import (
+        check_architectures,
+        describe_architecture,
+    )
 
     for path in options.models:
         if not path.exists():
@@ -129,6 +133,11 @@ def run(options: argparse.Namespace) -> None:
     names = [path.name for path in options.models]
     if len(set(names)) < len(names):
         names = [str(path) for path in options.models]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Each model must be named once. Received: {names}")
+    if options.average:
+        loaded = (keras.models.load_model(x, compile=False) for x in options.models)
+        check_architectures(names, [describe_architecture(x) for x in loaded])
     reports = [
         _evaluate(keras.models.load_model(path, compile=False), name, methods, options)
         for path, name in zip(options.models, names, strict=True)

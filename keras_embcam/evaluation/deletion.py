@@ -49,8 +49,18 @@ def measure_deletion(context: Context) -> Measured:
             "x_name": f"share of pixels, hottest first ({key})",
             "y": y,
         }
-    note = f"Deletion and insertion: {NUM_STEPS} steps from or to a blurred image"
-    return Measured(rows, curves, [note])
+    notes = [
+        f"Faithfulness on {len(sample.rows)} images. Deletion, insertion and occlusion "
+        "look at the similarity to the proxy of each row, or to the image's own "
+        "embedding where a row has no proxy",
+        f"Deletion and insertion: {NUM_STEPS} steps from or to a blurred image",
+    ]
+    if any(method.is_direction for method in context.methods):
+        notes.append(
+            "Triplets and pairs, whose proxies are at right angles to the embedding, "
+            "are compared with the image's own embedding too"
+        )
+    return Measured(rows, curves, notes)
 
 
 def deletion_curve(

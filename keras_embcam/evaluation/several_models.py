@@ -33,6 +33,26 @@ def describe_architecture(model: keras.Model) -> str:
     return f"{zlib.crc32(repr(parts).encode()):08x}"
 
 
+def check_architectures(
+    names: Sequence[str], architectures: Sequence[str | None]
+) -> None:
+    """Check that models are trainings of one architecture.
+
+    Args:
+        names: of the models, for the message.
+        architectures: from ``describe_architecture``, None for unknown.
+
+    Raises:
+        ValueError: where they are not.
+    """
+    if len(set(architectures) - {None}) > 1:
+        raise ValueError(
+            "Only trainings of one architecture are averaged: a mean over different "
+            "models describes none of them. Leave out `--average`, or use "
+            f"`join_reports`, for rows of each. Received: {list(names)}"
+        )
+
+
 def join_reports(reports: Iterable[Report]) -> Report:
     """Return one report on different models: a row for each model and method.
 
@@ -109,13 +129,7 @@ def average_reports(reports: Iterable[Report]) -> Report:
             f"same order. Received the methods: {names}"
         )
     models = [str(report.settings.get("model")) for report in reports]
-    architectures = {x.architecture for x in reports if x.architecture is not None}
-    if len(architectures) > 1:
-        raise ValueError(
-            "Only trainings of one architecture are averaged: a mean over different "
-            "models describes none of them. Use `join_reports` for a row of each. "
-            f"Received: {models}"
-        )
+    check_architectures(models, [x.architecture for x in reports])
     rows = [
         _average_rows(rows)
         for rows in zip(*[report.rows for report in reports], strict=True)
