@@ -57,16 +57,8 @@ def write_files(content: Mapping[str, Any], folder: Path) -> list[Path]:
         The files.
     """
     content = json.loads(Report([dict(content)], {}).to_json())["rows"][0]
-    written = write_tables(content, folder)
-    return written + draw_plots(content["rows"], content["curves"], folder)
-
-
-def write_tables(content: dict[str, Any], folder: Path) -> list[Path]:
-    """Print the tables of figures as JSON holds them, and write both anew."""
-    content["published"] = {
-        name: figures._asdict() for name, figures in PUBLISHED.items()
-    }
     relations = _find_relations(content)
+    content["published"] = {name: x._asdict() for name, x in PUBLISHED.items()}
     content["relations"] = [x._asdict() for x in relations]
     text = to_markdown(content, relations)
     print(text)
@@ -74,11 +66,11 @@ def write_tables(content: dict[str, Any], folder: Path) -> list[Path]:
     written[0].write_text(text + "\n", encoding="utf-8")
     whole = json.loads(Report([content], {}).to_json())["rows"][0]
     written[1].write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    return written
+    return written + draw_plots(content["rows"], content["curves"], folder)
 
 
 def redraw_tables(folder: Path) -> list[Path]:
-    """Write `tables.md` again from the figures of `tables.json`; nothing is measured.
+    """Write tables and plots again from the figures of `tables.json`; measure nothing.
 
     For new published figures, relations or words.
 
@@ -92,7 +84,7 @@ def redraw_tables(folder: Path) -> list[Path]:
         FileNotFoundError: where the folder holds no `tables.json`.
     """
     content = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
-    return write_tables(content, folder)
+    return write_files(content, folder)
 
 
 def to_markdown(content: Mapping[str, Any], relations: Sequence[Relation]) -> str:
