@@ -195,7 +195,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         self._explained: keras.Model | None = None
         self._update: Update | None = None
         self._keras_writes_scalars = False
-        self._told_missing: set[str] = set()
+        self._warned_of: set[str] = set()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Look at the other callbacks, and check all that the updates will need."""
@@ -269,7 +269,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
 
     def _measure(self) -> Update:
         self._update = self._prepare().measure(self._num_images)
-        self._told_missing |= warn_of_missing(self._update, self._told_missing)
+        self._warned_of |= warn_of_missing(self._update, self._warned_of)
         return self._update
 
     def _write_update(self, tag: str, step: int, scalars: bool) -> None:

@@ -89,8 +89,9 @@ class EventWriter:
 def _write_picture(tag: str, picture: np.ndarray, step: int) -> None:
     """Write what `tf.summary.image` writes, compressed less.
 
-    `tf.summary.image` fixes the PNG level; level 1 is five times faster and 7 to 12 %
-    larger. Of an update over small images the difference is a sixth.
+    `tf.summary.image` fixes the PNG level. On photographs with overlays, 192 to 512
+    pixels wide, level 1 is six to nine times faster and 12 to 16 % larger: 0.2 to 1.8
+    seconds of an update with 17 pictures.
     """
     height, width, _ = picture.shape
     png = tf.io.encode_png(picture, compression=1)

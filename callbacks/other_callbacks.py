@@ -19,7 +19,9 @@ LOGGED = (
 
 
 def running_callbacks() -> list[keras.callbacks.Callback]:
-    """Return the callbacks of the running `fit`, which Keras does not tell them.
+    """Return the callbacks of the running `fit`, found on the call stack.
+
+    Keras does not pass the list to its members.
 
     Empty where a loop of the user's own drives the callbacks.
     """

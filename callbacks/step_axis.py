@@ -26,7 +26,7 @@ class StepAxis:
         self._offset = 0
         self.num_batches = 0
         self._num_before_epoch = 0
-        self._tells_first_of_several: bool | None = None
+        self._names_first_of_several: bool | None = None
 
     def begin_fit(self) -> None:
         """Look again at where the training stands, in the first epoch that comes."""
@@ -52,7 +52,7 @@ class StepAxis:
                 # Resumed: what was written before the interruption stays as it is.
                 self._next_step = self._find_last_step() + 1
         self._num_before_epoch = self.num_batches
-        self._tells_first_of_several = None
+        self._names_first_of_several = None
 
     def end_batch(
         self, batch: int, steps_per_execution: int, steps_per_epoch: int | None
@@ -63,18 +63,18 @@ class StepAxis:
         them with `gradient_accumulation_steps`.
 
         Args:
-            batch: the number in its epoch that Keras tells.
+            batch: the number in its epoch that Keras passes.
             steps_per_execution: how many batches run at once.
             steps_per_epoch: None where it is not known yet.
 
         Returns:
             How many batches there were before and after.
         """
-        if self._tells_first_of_several is None:
-            # Of batches that run at once Keras 3.8 tells the first, 3.15 the last.
-            self._tells_first_of_several = batch == 0 and steps_per_execution > 1
+        if self._names_first_of_several is None:
+            # Of batches that run at once Keras 3.8 names the first, 3.15 the last.
+            self._names_first_of_several = batch == 0 and steps_per_execution > 1
         num_done = batch + 1
-        if self._tells_first_of_several:
+        if self._names_first_of_several:
             num_done = batch + steps_per_execution
             if steps_per_epoch is not None:
                 num_done = min(num_done, steps_per_epoch)
@@ -99,7 +99,7 @@ def count_trained_batches(model: Any, epoch: int, steps_per_epoch: int | None) -
     """Return how many batches a model was trained on, by its optimizer.
 
     With `gradient_accumulation_steps` the optimizer knows it only in multiples of
-    these; whole epochs tell the rest.
+    these; the number of whole epochs gives the rest.
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:

@@ -94,20 +94,22 @@ class ValidationRun:
     def prepare(self) -> None:
         """Check all that can be checked before the training, and measure the baseline.
 
-        Reads all examples once; of the network it runs the first batch only.
+        Explains the first batch, where a wrong layer shows, then reads all examples
+        once without the network.
 
         Raises:
             ValueError: for images, labels, boxes, masks, layers or proxies that do not
                 fit.
         """
         self._stream.look_at(self._model)
-        first: Examples = {}
+        first = next(iter(self._stream))
+        self._find_proxies([first])
+        width = self._explain(first)[0].shape[1]
         labels: list[np.ndarray] = []
         self.num_examples = 0
         uniform: dict[str, list[np.ndarray]] = {}
         boxes = BoxCheck(self._objects.bounding_box_format, "validation_examples")
         for batch in self._stream:
-            first = first or batch
             images = batch["image"]
             inputs = self._stream.inputs_of(batch)
             fit_images(inputs, self._model, self.num_examples)
@@ -126,10 +128,8 @@ class ValidationRun:
         self._uniform = {name: np.concatenate(x) for name, x in uniform.items()}
         if labels:
             self.labels = self._stream.classes[np.concatenate(labels)]
-        self._find_proxies([first])
-        width = self._explain(first)[0].shape[1]
         if self._class_proxies is not None and self._proxies.proxy != "class_mean":
-            # A label without a proxy is told now, whichever batch it is in.
+            # A label without a proxy is an error now, whichever batch it is in.
             classes = self._stream.classes
             chooser = ProxyChooser(labels=classes, class_proxies=self._class_proxies)
             chooser.choose(0, len(classes), None, width)
@@ -240,7 +240,7 @@ class ValidationRun:
             )
 
     def _measure_class_means(self, batches: Any) -> np.ndarray:
-        # A data set shows its classes once it was read, as `prepare` has done.
+        # All that the batches hold: a class is known once it was read.
         means = RunningClassMean(len(self._stream.classes))
         for batch in batches:
             embeddings = self._run(batch, embed_images, ProxyChooser())[0]

@@ -486,6 +486,13 @@ def test_masks_of_another_size_than_the_images() -> None:
         stream_batches(examples)
 
 
+def test_a_data_set_without_end_is_refused_before_it_is_read() -> None:
+    endless = slices(DICT).batch(2).repeat()
+    with pytest.raises(ValueError, match=r"must end.*\.repeat\(\)"):
+        ExampleStream(endless)
+    assert len(stream_batches(endless.take(5))) == 5
+
+
 def test_memory_of_a_long_data_set_is_flat() -> None:
     pictures = tf.data.Dataset.range(1000).map(
         lambda number: (tf.zeros((64, 64, 3)), number % 10)

@@ -10,6 +10,23 @@ import tensorflow as tf
 MAX_ERRORS_IN_A_ROW = 100
 
 
+def check_finite(dataset: tf.data.Dataset, name: str) -> None:
+    """Check that a data set ends, since all of it will be read.
+
+    Args:
+        dataset: of any kind.
+        name: of the argument that holds it, for the message.
+
+    Raises:
+        ValueError: for one that is known to repeat without end.
+    """
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            f"`{name}` must end. Received a data set that repeats without end. Leave "
+            "out `.repeat()`, or pass `dataset.take(n)`."
+        )
+
+
 def read_elements(
     dataset: tf.data.Dataset | keras.utils.PyDataset,
     skipped: list[str] | None,

@@ -16,7 +16,7 @@ LABEL_NAMES = ("y", "target", "targets", "class", "classes")
 def list_fit_inputs(element: Any) -> list[str] | None:
     """Return the names of the inputs in ``({"image": ..., "meta": ...}, labels)``.
 
-    None for other forms, which do not tell inputs from what else there is.
+    None for other forms, which do not separate inputs from other entries.
     """
     is_pair = isinstance(element, tuple) and len(element) in (2, 3)
     if is_pair and isinstance(element[0], Mapping):
@@ -57,8 +57,7 @@ class ModelInputs:
         self._declared = tree.flatten(declared) if declared is not None else None
         self._structure = declared
         if self._declared is None:
-            # A subclassed model does not say what it takes: it gets what `fit` would
-            # pass on.
+            # A subclassed model does not declare its inputs: pass on what `fit` would.
             several = fit_inputs is not None and len(fit_inputs) > 1
             keys = list(fit_inputs or ()) if several else ["image"]
             self._structure = dict.fromkeys(keys, 0) if several else 0

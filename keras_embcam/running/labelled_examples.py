@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_embcam.network.inputs import declared_images, fit_images
-from keras_embcam.running.data_set_elements import read_elements
+from keras_embcam.running.data_set_elements import check_finite, read_elements
 from keras_embcam.running.example_entries import KEYS, describe_unused, name_entries
 from keras_embcam.running.example_inputs import ModelInputs, list_fit_inputs
 from keras_embcam.running.example_sizes import check_lengths, check_masks, check_sizes
@@ -44,11 +44,11 @@ class ExampleStream:
         examples: an array of images, ``(images, labels)``, a dict of arrays, a
             `tf.data.Dataset` of these, batched or not, or a `keras.utils.PyDataset`;
             it must give the same order each time. The keys are those of TensorFlow
-            Datasets, and the names of the inputs of the model; other keys are told of
-            and ignored. Labels may be integers, strings or (n, 1); boxes may have any
-            of the forms of `pad_boxes`. Images of one set have one size. In place of
-            the images there may be several inputs, ``({"image": ..., "age": ...},
-            labels)``.
+            Datasets, and the names of the inputs of the model; a warning names other
+            keys, which are ignored. Labels may be integers, strings or (n, 1); boxes
+            may have any of the forms of `pad_boxes`. Images of one set have one size.
+            In place of the images there may be several inputs,
+            ``({"image": ..., "age": ...}, labels)``.
         model: whose inputs the examples must fit: they are checked and cast. None to
             take them as they are; see `look_at`.
         batch_size: for what is not batched.
@@ -99,6 +99,7 @@ class ExampleStream:
         self.skipped: list[str] = []
         self._dataset: Any = None
         if isinstance(examples, tf.data.Dataset):
+            check_finite(examples, name)
             self._dataset = examples.prefetch(tf.data.AUTOTUNE)
             examples = examples.element_spec
         elif isinstance(examples, keras.utils.PyDataset):
@@ -123,7 +124,7 @@ class ExampleStream:
         return self._labels.classes
 
     def look_at(self, model: keras.Model) -> None:
-        """Find out which inputs of a model take which entries; tell of unused ones.
+        """Find out which inputs of a model take which entries; warn of unused ones.
 
         Raises:
             ValueError: where an input finds no entry.
