@@ -9,6 +9,8 @@ import numpy as np
 from keras import ops
 
 Tensor = Any
+# Top, left, bottom and right of a rectangle, as fractions of height and width.
+Field = tuple[float, float, float, float]
 TINY = 1.2e-38  # just above the smallest normal float32
 
 
@@ -72,12 +74,18 @@ def _largest(lengths: Sequence[Any]) -> Any:
     return functools.reduce(ops.maximum, lengths)
 
 
-def resize_heatmaps(heatmaps: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_heatmaps(
+    heatmaps: Tensor, size: tuple[int, int], field: Field | None = None
+) -> Tensor:
     """Resize maps bilinearly with pixel centres aligned, as ``tf.image.resize`` does.
 
     Args:
         heatmaps: (n, h, w) or (n, m, h, w) float32.
         size: (H, W) of the result, in pixels: integers, or scalar tensors of them.
+        field: the rectangle of the image that the maps show, for a network that crops
+            or pads it: top, left, bottom and right as fractions of the height and the
+            width, below 0 or above 1 beyond the image. The result is zero outside.
+            None for the whole image.
 
     Returns:
         (n, H, W) or (n, m, H, W) float32.
@@ -87,23 +95,42 @@ def resize_heatmaps(heatmaps: Tensor, size: tuple[int, int]) -> Tensor:
     >>> import numpy as np
     >>> np.asarray(resize_heatmaps(np.float32([[[0, 1]]]), (1, 4))).tolist()
     [[[0.0, 0.25, 0.75, 1.0]]]
+    >>> middle = resize_heatmaps(np.float32([[[1, 2]]]), (1, 4), (0, 0.25, 1, 0.75))
+    >>> np.asarray(middle).tolist()
+    [[[0.0, 1.0, 2.0, 0.0]]]
     """
     # Two matrix products: as fast as any other way, and the size may be a tensor.
     height, width = ops.shape(heatmaps)[-2:]
-    rows = _interpolation(height, size[0])
-    columns = _interpolation(width, size[1])
+    if field is None:
+        rows = _interpolation(height, size[0])
+        columns = _interpolation(width, size[1])
+    else:
+        top, left, bottom, right = field
+        rows = _interpolation(height, size[0], (top, bottom))
+        columns = _interpolation(width, size[1], (left, right))
     return ops.matmul(ops.matmul(rows, heatmaps), ops.transpose(columns))
 
 
-def _interpolation(num_given: Any, num_wanted: Any) -> Tensor:
+def _interpolation(
+    num_given: Any, num_wanted: Any, ends: tuple[float, float] | None = None
+) -> Tensor:
     """Return (num_wanted, num_given): the share of each given value in each new one."""
     given = ops.cast(num_given, "float32")
     wanted = ops.arange(num_wanted, dtype="float32")
-    centres = (wanted + 0.5) * (given / ops.cast(num_wanted, "float32")) - 0.5
+    if ends is None:
+        centres = (wanted + 0.5) * (given / ops.cast(num_wanted, "float32")) - 0.5
+    else:
+        shares = (wanted + 0.5) / ops.cast(num_wanted, "float32")
+        shares = (shares - ends[0]) / (ends[1] - ends[0])  # from end to end of the map
+        centres = shares * given - 0.5
     distances = ops.clip(centres, 0.0, given - 1)[:, None] - ops.arange(
         num_given, dtype="float32"
     )
-    return ops.relu(1 - ops.abs(distances))
+    weights = ops.relu(1 - ops.abs(distances))
+    if ends is not None:
+        is_shown = ops.logical_and(shares >= 0, shares <= 1)
+        weights = weights * ops.cast(is_shown, "float32")[:, None]
+    return weights
 
 
 def scale_heatmaps(heatmaps: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Noise images in the form that a model takes, to see what the model does."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,37 @@ def make_noise_images(model: Any, images: Any = None) -> Any:
     >>> make_noise_images(model).shape
     TensorShape([3, 16, 12, 3])
     """
+    generator = np.random.default_rng(0)
+    return _make_inputs(model, images, NUM_PROBES, lambda x: _make_noise(x, generator))
+
+
+def make_inputs(model: Any, images: Any, pixels: np.ndarray) -> Any:
+    """Put one grey picture into the structure of the model's inputs.
+
+    Args:
+        model: see `make_noise_images`.
+        images: see there.
+        pixels: (H, W).
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((1, 2, 3)), keras.layers.Flatten()])
+    >>> make_inputs(model, None, np.float32([[5, 6]])).numpy().tolist()
+    [[[[5.0, 5.0, 5.0], [6.0, 6.0, 6.0]]]]
+    """
+
+    def make(like: Any) -> Tensor:
+        channels = like.shape[-1] or 3
+        picture = np.repeat(pixels[None, :, :, None], channels, axis=-1)
+        return ops.convert_to_tensor(picture, backend.standardize_dtype(like.dtype))
+
+    return _make_inputs(model, images, 1, make)
+
+
+def _make_inputs(
+    model: Any, images: Any, num_rows: int, make_images: Callable[[Any], Tensor]
+) -> Any:
     specification = images if images is not None else declared_inputs(model)
     if specification is None:
         raise ValueError(
@@ -64,18 +96,22 @@ def make_noise_images(model: Any, images: Any = None) -> Any:
             f"batch of them. Received: {model!r}"
         )
     find_images(specification)  # raises where there are none
-    generator = np.random.default_rng(0)
-    return tree.map_structure(lambda x: _make_noise(x, generator), specification)
+
+    def make(like: Any) -> Tensor:
+        if len(like.shape) == 4:
+            return make_images(like)
+        # What is given with the images matters less than that it is valid.
+        if ops.is_tensor(like) or isinstance(like, np.ndarray):
+            return ops.convert_to_tensor(np.repeat(like[:1], num_rows, axis=0))
+        shape = [DEFAULT_SIZE if size is None else size for size in like.shape[1:]]
+        return ops.zeros((num_rows, *shape), backend.standardize_dtype(like.dtype))
+
+    return tree.map_structure(make, specification)
 
 
 def _make_noise(like: Any, generator: np.random.Generator) -> Tensor:
     dtype = backend.standardize_dtype(like.dtype)
     shape = [DEFAULT_SIZE if size is None else size for size in like.shape[1:]]
-    if len(shape) != 3:
-        # Not the image: what is given with it matters less than that it is valid.
-        if ops.is_tensor(like) or isinstance(like, np.ndarray):
-            return ops.convert_to_tensor(np.repeat(like[:1], NUM_PROBES, axis=0))
-        return ops.zeros((NUM_PROBES, *shape), dtype)
     height, width, channels = shape
     coarse = generator.uniform(size=(NUM_PROBES, 4, 4, channels))
     rows = np.arange(height) * 4 // height

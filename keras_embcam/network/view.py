@@ -14,6 +14,7 @@ from keras import ops
 from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.choose_maps import MapChooser
 from keras_embcam.network.feature_maps import FeatureMaps, Scales
+from keras_embcam.network.front import Fronts
 from keras_embcam.network.hooks import leave_unchanged
 from keras_embcam.network.noise_images import find_images, make_noise_images
 from keras_embcam.network.raw_embedding import find_embedding
@@ -72,6 +73,7 @@ class ModelView:
         num_prefix_tokens: that stand before its patches, or a list; 0 for maps.
         embedding: description of the tensor that is taken for the raw embedding.
         embedding_width: d.
+        fronts: what the model does to images before its first convolution.
         image_size: (H, W) that the model was tried at, in pixels.
         map_size: (h, w) of the activations at this image size, of the largest where
             there are several.
@@ -136,6 +138,8 @@ class ModelView:
         self.embedding = self._embedding.description
         self._vectors = trial.list_candidates(2)
         self.image_size = tuple(find_images(trial.probe).shape[1:3])
+        self.fronts = Fronts(model, trial.probe)
+        self.fronts.at(self.image_size)  # now, since it must not be in a graph
         features = FeatureMaps(model, trial, self._token_options)
         chosen = MapChooser(model, trial, features, self._embedding).choose(conv_layer)
         self._is_list = isinstance(conv_layer, list | tuple | Scales)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
@@ -52,7 +53,7 @@ def explain_images(
     proxies = resolve_proxies(view, recording, proxies)
     heatmaps = compute_heatmaps(recording, proxies, method.weigh, method.top_channels)
     if method.resize:
-        heatmaps = resize_heatmaps(heatmaps, ops.shape(find_images(images))[1:3])
+        heatmaps = resize_to_images(view, heatmaps, images)
     if method.normalize:
         heatmaps = scale_heatmaps(heatmaps)
     rows = embeddings[:, None] if len(proxies.shape) == 3 else embeddings
@@ -108,9 +109,44 @@ def explain_pixels(
     if times_heatmaps:
         # Of the same run. The tape behind it differentiates ReLUs as they are.
         heatmaps = compute_heatmaps(recording, proxies, gradcam)
-        heatmaps = resize_heatmaps(heatmaps, ops.shape(pixels)[1:3])
+        heatmaps = resize_to_images(view, heatmaps, images)
         maps *= scale_heatmaps(heatmaps)[..., None]
     return [maps]
+
+
+def resize_to_images(view: ModelView, heatmaps: Tensor, images: Any) -> Tensor:
+    """Return maps at the size of the images, where the network saw them.
+
+    Args:
+        view: of the model.
+        heatmaps: (n, h, w) or (n, m, h, w), at the size of the activations.
+        images: as the model takes them.
+
+    Raises:
+        ValueError: where their place in the images cannot be told.
+    """
+    pixels = find_images(images)
+    field = view.fronts.field(tuple(pixels.shape[1:3]))
+    return resize_heatmaps(heatmaps, ops.shape(pixels)[1:3], field)
+
+
+def fields_of(view: ModelView, images: Any) -> Tensor:
+    """Return what each map shows of its image, (n, 4), to resize it outside a graph.
+
+    As `resize_heatmaps` takes it, with (0, 0, 1, 1) for the whole image.
+
+    Raises:
+        ValueError: as in `resize_to_images`.
+    """
+    pixels = find_images(images)
+    field = view.fronts.field(tuple(pixels.shape[1:3])) or (0.0, 0.0, 1.0, 1.0)
+    return ops.broadcast_to(ops.convert_to_tensor(field), (ops.shape(pixels)[0], 4))
+
+
+def read_field(fields: np.ndarray) -> tuple | None:
+    """Return what `fields_of` found as `resize_heatmaps` takes it."""
+    field = tuple(fields[0].tolist())
+    return None if field == (0.0, 0.0, 1.0, 1.0) else field
 
 
 def resolve_proxies(view: ModelView, recording: Recording, proxies: Any) -> Tensor:

@@ -11,6 +11,7 @@ from keras_embcam.method import Method
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.network.view import ModelView
 from keras_embcam.running.image_batches import Batch, join_rows
+from keras_embcam.running.one_batch import fields_of, read_field
 from keras_embcam.transfer.search import GradWeightTable
 
 Tensor = Any
@@ -38,10 +39,14 @@ class TransferExplanation(NamedTuple):
 
 def run_forward(
     view: ModelView, images: Any, proxies: None, method: Method
-) -> tuple[Tensor, Tensor]:
-    """Return activations (n, h, w, k) and raw embeddings (n, d), float32."""
+) -> tuple[Tensor, ...]:
+    """Return activations (n, h, w, k) and raw embeddings (n, d), float32.
+
+    And, for maps of the size of the images, what they show of them; see `fields_of`.
+    """
     recording = view.record(images)
-    return recording.activations, recording.embeddings
+    found = recording.activations, recording.embeddings
+    return (*found, fields_of(view, images)) if method.resize else found
 
 
 def explain_batch(
@@ -65,7 +70,7 @@ def explain_batch(
     Raises:
         ValueError: for embeddings of another width or another number of channels.
     """
-    activations, embeddings = found
+    activations, embeddings, *fields = found
     if activations.shape[-1] != table.num_channels:
         raise ValueError(
             f"The database holds weights of {table.num_channels} channels. Received "
@@ -75,7 +80,8 @@ def explain_batch(
     rows, similarities = table.find(embeddings, num_neighbors, search)
     heatmaps = combine_channels(activations, table.lend(rows)[:, None, None, :])
     if method.resize:
-        heatmaps = resize_heatmaps(heatmaps, find_images(batch.inputs).shape[1:3])
+        size = find_images(batch.inputs).shape[1:3]
+        heatmaps = resize_heatmaps(heatmaps, size, read_field(fields[0]))
     if method.normalize:
         heatmaps = scale_heatmaps(heatmaps)
     return TransferExplanation(

@@ -1,0 +1,295 @@
+"""What a model does to images before its first convolution: crop, pad, scale."""
+
+import math
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_embcam.heatmaps import Field
+from keras_embcam.keras_private import flatten_layers
+from keras_embcam.network.hooks import leave_unchanged, observe
+from keras_embcam.network.noise_images import make_inputs
+from keras_embcam.network.trial_run import list_operations
+
+# Pixels by which a side of the field may miss that of the image: what rounds to the
+# nearest pixel misses by a half.
+TOLERANCE = 0.75
+# Of what an image adds up to, that the sum of two may miss in bfloat16.
+ROUNDING = 0.02
+# Of images that a graph leaves open: what crops or pads at all does so to one of them.
+OPEN_SIZES = (224, 224), (256, 448), (448, 256)
+
+
+class Front(NamedTuple):
+    """What reaches the first convolution of a model.
+
+    Attributes:
+        field: the rectangle of the image that its input shows, see `resize_heatmaps`.
+            None for the whole image.
+        scale: what a pixel value is multiplied by on the way, None where that is not
+            one number for all values.
+        offset: what is added to it then.
+        is_distorted: whether the input is a linear function of the image, and no
+            upright rectangle of it.
+    """
+
+    field: Field | None = None
+    scale: float | None = None
+    offset: float = 0.0
+    is_distorted: bool = False
+
+
+class Fronts:
+    """The fronts of a model for images of any size, each looked at once.
+
+    Does not keep the model alive.
+
+    Args:
+        model: a built Keras model.
+        like: inputs of the model, of which only what is no image is kept.
+    """
+
+    def __init__(self, model: keras.Model, like: Any) -> None:
+        self._model = weakref.ref(model)
+        self._like = tree.map_structure(
+            lambda x: (
+                keras.KerasTensor((1, None, None, x.shape[-1]), x.dtype)
+                if len(x.shape) == 4
+                else x[:1]
+            ),
+            like,
+        )
+        self._found: dict[tuple[int, int], Front] = {}
+
+    def at(self, image_size: tuple[int, int]) -> Front:
+        """Return the front for images of a size (H, W).
+
+        Raises:
+            ReferenceError: where the model no longer exists.
+        """
+        if image_size not in self._found:
+            model = self._model()
+            if model is None:
+                raise ReferenceError("The model of this view no longer exists.")
+            arguments = model, image_size, self._like
+            if tf.executing_eagerly():
+                self._found[image_size] = look_at_front(*arguments)
+            else:  # see `ModelView`
+                with ThreadPoolExecutor(1) as executor:
+                    found = executor.submit(look_at_front, *arguments)
+                    self._found[image_size] = found.result()
+        return self._found[image_size]
+
+    def field(self, image_size: tuple[int | None, int | None]) -> Field | None:
+        """Return the rectangle that maps of images of a size show.
+
+        Args:
+            image_size: (H, W), None where a graph leaves them open.
+
+        Raises:
+            ValueError: where the model moves the image in another way, or the size is
+                open and the rectangle depends on it.
+        """
+        height, width = image_size
+        if height is not None and width is not None:
+            front = self.at((height, width))
+            if front.is_distorted:
+                raise ValueError(
+                    "The model turns or bends images before its first convolution, so "
+                    "that its maps show no upright rectangle of them. Turn the images "
+                    "before you give them to the model, or pass `resize=False` for "
+                    "maps as the model sees them."
+                )
+            return front.field
+        for size in OPEN_SIZES:
+            size = height or size[0], width or size[1]
+            if self.at(size) != self.at(OPEN_SIZES[0]) or self.at(size).field:
+                raise ValueError(
+                    "The model crops or pads images, so where its maps lie depends on "
+                    f"the size of the images, which is {image_size} here. State the "
+                    "size, as with `EmbeddingCAM.as_model(input_shape=(H, W, c))`, or "
+                    "pass `resize=False`."
+                )
+        return None
+
+
+class _Stop(BaseException):
+    """Ends a run early. No `Exception`: Keras would make another one of it."""
+
+
+def look_at_front(
+    model: keras.Model, image_size: tuple[int, int], images: Any = None
+) -> Front:
+    """Find out what a model does to images, from four that rise evenly or not at all.
+
+    Of the images 0, 1, "column number" and "row number", a crop, a resizing and a
+    rescaling in any order leave at each position ``a``, ``a + b`` and ``a + b x`` with
+    the coordinate x that the position shows: whatever the layers are, and whether they
+    are layers at all. Padding leaves ``b = 0``. Each run ends at the first convolution.
+
+    Padding that a convolution without padding of its own takes away again is no
+    padding: many networks begin so.
+
+    Args:
+        model: a built Keras model; called eagerly.
+        image_size: (H, W) of the images.
+        images: see `make_noise_images`, where the model leaves other sizes open.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((80, 100, 3)),
+    ...     keras.layers.CenterCrop(40, 50),
+    ...     keras.layers.Rescaling(1 / 127.5, offset=-1),
+    ...     keras.layers.Conv2D(4, 3),
+    ... ])
+    >>> front = look_at_front(model, (80, 100))
+    >>> print(front.field, round(255 * front.scale, 3), front.offset)
+    (0.25, 0.25, 0.75, 0.75) 2.0 -1.0
+    """
+    for highest in (255.0, 1.0):  # what clips to [0, 1] is not linear in the first
+        found = _look(model, image_size, images, highest)
+        if found is not None:
+            return found
+    return Front()
+
+
+def _look(
+    model: keras.Model, size: tuple[int, int], images: Any, highest: float
+) -> Front | None:
+    """Return the front for values in [0, highest], None where it is not linear."""
+
+    def run(make: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Any:
+        rows, columns = (np.arange(n, dtype="float32") / max(n - 1, 1) for n in size)
+        pixels = highest * make(rows[:, None], columns[None])
+        return _input_of_first_convolution(model, images, pixels)
+
+    first = run(lambda y, x: 0 * (y + x))
+    if first is None:
+        return None
+    zeros, convolution = first
+    ones, xs, ys, both = (
+        run(make)[0]
+        for make in (
+            lambda y, x: 0 * (y + x) + 1,
+            lambda y, x: 0 * y + x,
+            lambda y, x: y + 0 * x,
+            lambda y, x: (y + x) / 2,
+        )
+    )
+    spans = ones - zeros
+    # One channel tells: of the others some may be empty, as for a colour.
+    channel = np.argmax(
+        np.median(np.abs(spans), axis=(0, 1)) + np.abs(spans).mean((0, 1))
+    )
+    zeros, spans, xs, ys, both = (x[..., channel] for x in (zeros, spans, xs, ys, both))
+    typical = np.median(np.abs(spans[spans != 0])) if spans.any() else 0.0
+    shown = np.abs(spans) > 0.5 * typical
+    if not np.isfinite(typical) or not typical or shown.sum() < 4:
+        return None
+    xs, ys, both = ((x - zeros)[shown] / spans[shown] for x in (xs, ys, both))
+    if np.abs(both - (xs + ys) / 2).max() > ROUNDING:
+        return None
+    field = _find_field(shown, ys, xs, size, convolution)
+    is_whole = field is not None and all(
+        abs(side - whole) * length < TOLERANCE
+        for side, whole, length in zip(field, (0, 0, 1, 1), 2 * size, strict=True)
+    )
+    scale = float(np.median(spans[shown]) / highest)
+    offset = float(np.median(zeros[shown]))
+    return Front(None if is_whole else field, scale, offset, field is None)
+
+
+def _find_field(
+    shown: np.ndarray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    size: tuple[int, int],
+    convolution: Any,
+) -> Field | None:
+    """Return the field, None where coordinates do not rise evenly along the axes."""
+    sides = []
+    for axis, (coordinates, length) in enumerate(zip((ys, xs), size, strict=True)):
+        grid = np.full(shown.shape, np.nan)
+        grid[shown] = coordinates * (length - 1)
+        grid = grid if axis == 0 else grid.T
+        known = np.flatnonzero(np.isfinite(grid).any(axis=1))
+        lines = grid[known]
+        middle = np.nanmedian(lines, axis=1)
+        lag = len(known) // 2
+        if not lag:
+            return None
+        # Medians: a resizing repeats the border.
+        step = np.median((middle[lag:] - middle[:-lag]) / (known[lag:] - known[:-lag]))
+        start = np.median(middle - step * known)
+        allowed = 2 * TOLERANCE * max(1.0, abs(step), length / 255)
+        inner = slice(len(known) // 10, len(known) - len(known) // 10)
+        misses = np.abs(lines - (start + step * known)[:, None])[inner]
+        if not step or np.nanmax(misses) > allowed:
+            return None
+        before = _consumed(int(known[0]), convolution, axis)
+        behind = _consumed(int(len(grid) - 1 - known[-1]), convolution, axis)
+        ends = before - 0.5, len(grid) - 0.5 - behind
+        # To a hundredth of a pixel: a crop is one of whole pixels.
+        sides.append([round(start + step * x + 0.5, 2) / length for x in ends])
+    (top, bottom), (left, right) = sides
+    return float(top), float(left), float(bottom), float(right)
+
+
+def _consumed(num_padded: int, convolution: Any, axis: int) -> int:
+    """Return how much of the padding at a side a convolution takes away again."""
+    if getattr(convolution, "padding", None) != "valid":
+        return 0
+    reach = convolution.dilation_rate[axis] * (convolution.kernel_size[axis] - 1)
+    return num_padded if num_padded <= reach else reach // 2
+
+
+def _input_of_first_convolution(
+    model: keras.Model, images: Any, pixels: np.ndarray
+) -> tuple[np.ndarray, Any] | None:
+    """Return the (h, w, c) float32 that the first layer with a kernel is given, and it.
+
+    None where that is no picture, as of a network that takes patches apart itself.
+    """
+    found: list[tuple[Any, Any]] = []
+
+    def see(operation: Any, arguments: Any, outputs: Any) -> None:
+        given = next((x for x in tree.flatten(arguments) if ops.is_tensor(x)), None)
+        if given is None or tf.is_symbolic_tensor(given) or len(given.shape) < 3:
+            return
+        found.append((given, operation))
+        raise _Stop
+
+    kernels = [
+        operation
+        for operation in list_operations(model).values()
+        if isinstance(operation, keras.layers.Layer) and _has_kernel(operation)
+    ]
+    inputs = make_inputs(model, images, pixels)
+    try:
+        with observe(kernels, see), leave_unchanged(model):
+            model(inputs, training=False)
+    except _Stop:
+        pass
+    if not found:
+        return None
+    given, operation = found[0]
+    if len(given.shape) != 4 or given.shape[0] != 1:
+        return None
+    return ops.convert_to_numpy(ops.cast(given[0], "float32")), operation
+
+
+def _has_kernel(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer itself has a weight that is more than a vector."""
+    if isinstance(layer, keras.layers.Normalization):
+        return False
+    inner = flatten_layers(layer, include_self=False, recursive=False)
+    theirs = {id(weight) for x in inner for weight in x.weights}
+    own = [weight.shape for weight in layer.weights if id(weight) not in theirs]
+    return any(math.prod(shape) > max(shape) for shape in own if len(shape) > 1)
