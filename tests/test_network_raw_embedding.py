@@ -9,6 +9,8 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
+from keras_embcam import embed, explain
+from keras_embcam.layers import Proxies
 from keras_embcam.network import raw_embedding as module
 from keras_embcam.network.raw_embedding import find_embedding
 from keras_embcam.network.trial_run import TrialRun
@@ -526,3 +528,92 @@ def test_gradients_are_those_without_a_normalisation(
     gradients = plain.pull_back(proxies)
     assert np.abs(gradients).max() > 1e-4
     np.testing.assert_allclose(unit.pull_back(proxies), gradients, rtol=1e-5)
+
+
+# Similarities to classes
+
+
+class Cosines(layers.Layer):
+    """As users write ArcFace: weights (d, classes), scale, margin at the label."""
+
+    def __init__(self, scale: float = 30.0, transpose: bool = False) -> None:
+        super().__init__(name="arcface")
+        self.scale, self.transpose = scale, transpose
+
+    def build(self, shape: Any) -> None:
+        width = (shape[0] if isinstance(shape, list) else shape)[-1]
+        shape = (7, width) if self.transpose else (width, 7)
+        self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform")
+
+    def call(self, x: Any) -> Any:
+        x, label = x if isinstance(x, list) else (x, None)
+        kernel = ops.transpose(self.kernel) if self.transpose else self.kernel
+        cosines = ops.matmul(
+            ops.normalize(x, axis=1), ops.normalize(ops.cast(kernel, x.dtype), axis=0)
+        )
+        if label is not None:
+            moved = ops.cos(ops.arccos(cosines) + 0.5)
+            cosines = ops.where(ops.one_hot(label[:, 0], 7) > 0, moved, cosines)
+        return self.scale * cosines
+
+
+HEADS = {
+    "Proxies": lambda: Proxies(7),
+    "ArcFace": Cosines,
+    "CosFace by rows": lambda: Cosines(64.0, transpose=True),
+    "with a softmax": lambda: keras.Sequential([Cosines(), layers.Softmax()]),
+    "scaled again": lambda: keras.Sequential([Proxies(7), layers.Rescaling(16.0)]),
+}
+
+
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("head", HEADS)
+def test_similarities_to_classes_are_stepped_over(
+    network: Network, head: str, unit: bool
+) -> None:
+    """Measured before with `Proxies`: Recall@1 0.23 on birds where it is 0.63."""
+    steps = [layers.UnitNormalization()] if unit else []
+    model = network.model(*steps, HEADS[head]())
+    source = find_embedding(TrialRun(model))
+    view = ModelView(model)
+    assert source.width == WIDTH and view.cosine_head == source.head is not None
+    assert "stepped over" in view.embedding and repr(source.head) in view.embedding
+    embeddings = view.record(IMAGES).embeddings
+    np.testing.assert_allclose(embeddings, network.expected(), rtol=1e-5)
+
+
+def test_a_head_that_takes_the_label_too(network: Network) -> None:
+    label = keras.Input((1,), dtype="int32", name="label")
+    model = keras.Model([network.inputs, label], Cosines()([network.raw, label]))
+    view = ModelView(model)
+    embeddings = view.record([IMAGES, np.int32([[3], [1]])]).embeddings
+    np.testing.assert_allclose(embeddings, network.expected(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Dense(7, name="classes"),
+        layers.Dense(7, name="last", use_bias=False, kernel_initializer="orthogonal"),
+        keras.Sequential([layers.UnitNormalization(), layers.Dense(7, use_bias=False)]),
+    ],
+)
+def test_other_layers_are_not_stepped_over(network: Network, layer: Any) -> None:
+    source = find_embedding(TrialRun(network.model(layer)))
+    assert source.width == 7 and source.head is None
+
+
+def test_similarities_that_are_named_are_taken(network: Network) -> None:
+    model = network.model(Proxies(7, name="proxies"))
+    source = find_embedding(TrialRun(model), "proxies")
+    assert source.width == 7 and source.head is None
+
+
+def test_a_target_class_is_an_output_of_the_head(network: Network) -> None:
+    """As before: the map of one similarity, through the head."""
+    model = network.model(Proxies(7, name="proxies"))
+    found = explain(model, IMAGES, target_class=6)
+    vector = np.eye(7, dtype="float32")[6]
+    named = explain(model, IMAGES, proxies=vector, embedding_layer="proxies")
+    np.testing.assert_allclose(found, named, atol=1e-6)
+    assert embed(model, IMAGES).shape == (len(IMAGES), WIDTH)

@@ -165,7 +165,7 @@ class Lender:
     def explain(self, database: GradWeightDatabase, images: np.ndarray) -> Any:
         """Return the maps (n, H, W) of a batch, as the database's own `explain`."""
         if images is not self._images:
-            method = core.Method(conv_layer=self._conv_layer)
+            method = core.Method(conv_layer=self._conv_layer, resize=False)
             self._found = run_once(self._model, images, method, run_forward)
             self._images, self._rows = images, {}
         activations, embeddings = self._found

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_embcam.network.cosine_heads import find_cosine_head
 from keras_embcam.network.layer_norms import are_same, find_token, undo_scale
 from keras_embcam.network.trial_run import Call, TrialRun, vectors_of
 
@@ -26,6 +27,8 @@ class EmbeddingSource(NamedTuple):
         width: d.
         description: for people.
         token: of the operation's output, where that is a sequence of tokens.
+        head: path of the layer behind it that was stepped over, which compares it with
+            one vector for each class; None where there is none.
     """
 
     operation: Any
@@ -34,6 +37,7 @@ class EmbeddingSource(NamedTuple):
     width: int
     description: str
     token: int | None = None
+    head: str | None = None
 
     def value(self, arguments: Any, outputs: Any) -> Tensor:
         """Return the raw embedding (n, d) from one call of the operation."""
@@ -57,10 +61,11 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
 
     The embedding is the model's output or what ``embedding_layer`` names. Where a
     last step scales it to a fixed length or makes probabilities of it, the raw
-    embedding is what goes into that step; of a layer normalisation, what it scales.
-    Working on values and not on the graph finds a layer, a Lambda, an operation of a
-    Functional graph and the code of a subclassed model alike, nested or not, also with
-    a cast, a dropout or a scale factor behind it.
+    embedding is what goes into that step; of a layer normalisation, what it scales;
+    and where the model's output is its cosine with one vector for each class, what
+    goes into that layer. Working on values and not on the graph finds a layer, a
+    Lambda, an operation of a Functional graph and the code of a subclassed model
+    alike, nested or not, also with a cast, a dropout or a scale factor behind it.
 
     Args:
         trial: of the model.
@@ -87,14 +92,18 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
     told = np.isfinite(values).all(axis=1) & (values != 0).any(axis=1)
     if not told.any():
         return source
-    if _is_probabilities(values[told]):
-        is_named = embedding_layer is not None
-        return _before_softmax(trial, values, told, source, is_named)
-    # Also where an L2 normalisation follows it, which leaves the direction.
-    found = _before_layer_norm(trial, values, told, source)
-    if found is source:
-        found = _before_normalization(trial, values, told, source)
-    return found
+    is_named = embedding_layer is not None
+    is_softmax = _is_probabilities(values[told])
+    if is_softmax:
+        source = _before_softmax(trial, values, told, source, is_named)
+    if not is_named:
+        returned = _tapped(trial, source) if is_softmax else values
+        head = None if returned is None else find_cosine_head(trial, returned, told)
+        if head is not None:
+            return _before_head(trial, *head, told, source)
+    if is_softmax:
+        return source
+    return _before_norms(trial, values, told, source)
 
 
 def _named_embedding(trial: TrialRun, name: Any) -> tuple[EmbeddingSource, np.ndarray]:
@@ -161,6 +170,16 @@ def _before_normalization(
     return source
 
 
+def _before_norms(
+    trial: TrialRun, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
+) -> EmbeddingSource:
+    # Also where an L2 normalisation follows it, which leaves the direction.
+    found = _before_layer_norm(trial, values, told, source)
+    if found is source:
+        found = _before_normalization(trial, values, told, source)
+    return found
+
+
 def _before_layer_norm(
     trial: TrialRun, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
 ) -> EmbeddingSource:
@@ -184,6 +203,26 @@ def _before_layer_norm(
                 operation, "scaled", 0, source.width, description, token
             )
     return source
+
+
+def _before_head(
+    trial: TrialRun,
+    call: Call,
+    index: int,
+    values: np.ndarray,
+    told: np.ndarray,
+    source: EmbeddingSource,
+) -> EmbeddingSource:
+    """Return what a layer compares with its classes, before it is normalised."""
+    source = _replace(source, trial, call, "input", index)
+    source = source._replace(width=values.shape[1])
+    source = _before_norms(trial, values, told, source)
+    path = trial.path(call.operation)
+    return source._replace(
+        description=f"{source.description}; what {path!r} makes of it, similarities to "
+        "the classes, is stepped over",
+        head=path,
+    )
 
 
 def _before_softmax(
@@ -225,7 +264,16 @@ def _replace(
     source: EmbeddingSource, trial: TrialRun, call: Call, tap: str, position: int
 ) -> EmbeddingSource:
     description = f"{tap} of {trial.path(call.operation)!r}"
-    return EmbeddingSource(call.operation, tap, position, source.width, description)
+    return source._replace(
+        operation=call.operation, tap=tap, position=position, description=description
+    )
+
+
+def _tapped(trial: TrialRun, source: EmbeddingSource) -> np.ndarray | None:
+    """Return what goes into the softmax, where that is something the trial recorded."""
+    if source.tap != "input":
+        return None
+    return trial.first_call(source.operation).inputs[source.position]
 
 
 def _is_dense_softmax(operation: Any) -> bool:

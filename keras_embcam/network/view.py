@@ -73,6 +73,8 @@ class ModelView:
         num_prefix_tokens: that stand before its patches, or a list; 0 for maps.
         embedding: description of the tensor that is taken for the raw embedding.
         embedding_width: d.
+        cosine_head: path of the layer that makes similarities to classes of it, which
+            was stepped over; None where there is none.
         fronts: what the model does to images before its first convolution.
         image_size: (H, W) that the model was tried at, in pixels.
         map_size: (h, w) of the activations at this image size, of the largest where
@@ -136,6 +138,7 @@ class ModelView:
             trial = TrialRun(model, images)
         self._embedding = find_embedding(trial, embedding_layer)
         self.embedding = self._embedding.description
+        self.cosine_head = self._embedding.head
         self._vectors = trial.list_candidates(2)
         self.image_size = tuple(find_images(trial.probe).shape[1:3])
         self.fronts = Fronts(model, trial.probe)

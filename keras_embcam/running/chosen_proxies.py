@@ -54,6 +54,11 @@ class ProxyChooser:
         if num_images is not None:
             self.check_end(num_images)
 
+    @property
+    def explains_classes(self) -> bool:
+        """Whether the outputs of a classifier are explained: by `target_class`."""
+        return self._target_class is not None
+
     def choose(
         self, start: int, num_images: int, labels: np.ndarray | None, width: int
     ) -> Any:

@@ -1,5 +1,6 @@
 """Functions of batches of images, compiled once for a model and kept as long as it."""
 
+import dataclasses
 import threading
 import weakref
 from collections import OrderedDict
@@ -56,6 +57,11 @@ def run_batches(
     for batch in source:
         inputs = tree.map_structure(ops.convert_to_tensor, batch.inputs)
         compiled = _get_compiled(model, inputs, method, function, *options)
+        if chooser is not None and chooser.explains_classes:
+            head = compiled.view.cosine_head
+            if head is not None:  # the classes are what it makes of the embedding
+                method = dataclasses.replace(method, embedding_layer=head)
+                compiled = _get_compiled(model, inputs, method, function, *options)
         size = len(find_images(inputs))
         proxies = None
         if chooser is not None:
