@@ -119,7 +119,7 @@ class Fronts:
         return None
 
 
-class _Stop(BaseException):
+class Stop(BaseException):
     """Ends a run early. No `Exception`: Keras would make another one of it."""
 
 
@@ -264,7 +264,7 @@ def _input_of_first_convolution(
         if given is None or tf.is_symbolic_tensor(given) or len(given.shape) < 3:
             return
         found.append((given, operation))
-        raise _Stop
+        raise Stop
 
     kernels = [
         operation
@@ -275,7 +275,7 @@ def _input_of_first_convolution(
     try:
         with observe(kernels, see), leave_unchanged(model):
             model(inputs, training=False)
-    except _Stop:
+    except Stop:
         pass
     if not found:
         return None

@@ -15,6 +15,7 @@ from keras import ops, tree
 from keras_embcam.keras_private import flatten_layers
 from keras_embcam.method import Method
 from keras_embcam.network.noise_images import find_images
+from keras_embcam.network.pixel_range import warn_of_pixel_range
 from keras_embcam.network.view import ModelView
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.image_batches import Batch, ImageSource
@@ -67,8 +68,14 @@ def run_batches(
         if chooser is not None:
             width = compiled.view.embedding_width
             proxies = chooser.choose(batch.start, size, batch.labels, width)
+        found = compiled(inputs, proxies)
+        if not num_images:
+            front = compiled.view.fronts.at(tuple(find_images(inputs).shape[1:3]))
+            is_rows = found[0].shape == (size, compiled.view.embedding_width)
+            embeddings = found[0] if is_rows else None
+            warn_of_pixel_range(model, front, inputs, embeddings)
         num_images = batch.start + size
-        yield batch, compiled(inputs, proxies)
+        yield batch, found
     if chooser is not None:
         # Files that could not be read count: they have their rows.
         chooser.check_end(source.num_images or num_images)

@@ -1,0 +1,201 @@
+"""Warn of images in another range of pixel values than the model was trained on."""
+
+import threading
+import warnings
+import weakref
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_embcam.network.front import Front, Stop
+from keras_embcam.network.hooks import leave_unchanged, observe
+from keras_embcam.network.noise_images import find_images
+from keras_embcam.network.trial_run import list_operations
+
+# Above this values are those of bytes, and far below it they are fractions of them.
+LARGEST_FRACTION = 1.5
+SMALLEST_BYTE = 10.0
+# By how much activations may be larger or smaller than in training. Ranges are mixed
+# up by 127 and 255, photographs and short trainings stay below 10.
+MAX_FACTOR = 30.0
+# Embeddings that hardly differ: mean cosine of different images.
+MAX_COSINE = 0.999
+NUM_IMAGES = 4
+
+# Layers by which networks of `keras.applications` that scale nothing themselves and
+# take [-1, 1] can be told, whatever they are part of.
+_SIGNED = {
+    "MobileNet": {"conv1_bn", "conv_dw_1_bn", "conv_pw_1_bn"},
+    "MobileNetV2": {"bn_Conv1", "expanded_conv_depthwise_BN", "block_1_expand_BN"},
+    "ResNetV2": {"conv1_conv", "conv2_block1_preact_bn", "conv2_block1_1_bn"},
+    "Xception": {"block1_conv1_bn", "block2_sepconv1_bn", "block2_sepconv2_bn"},
+}
+
+_lock = threading.Lock()
+# The ranges that were checked of a model, and whether it was warned of one.
+_checked: weakref.WeakKeyDictionary[keras.Model, set[str]] = weakref.WeakKeyDictionary()
+
+
+def warn_of_pixel_range(
+    model: keras.Model, front: Front, images: Any, embeddings: Any = None
+) -> None:
+    """Warn once for a model where images cannot be in the range that it takes.
+
+    What is known, in this order: by how much the model scales pixels itself; the
+    statistics that its first batch normalisation has learnt; the name of the network;
+    and, of images in [-1, 1], whether their embeddings hardly differ and would differ
+    in [0, 255].
+
+    Args:
+        model: a Keras model; called eagerly.
+        front: of the model for images of this size.
+        images: a batch as the model takes it, arrays or eager tensors.
+        embeddings: (n, d) of the batch, or None.
+    """
+    pixels = find_images(images)
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(pixels.dtype)):
+        return
+    low, high = (float(ops.convert_to_numpy(f(pixels))) for f in (ops.min, ops.max))
+    largest = max(-low, high)
+    if largest <= LARGEST_FRACTION:
+        kind = "fractions"
+    elif largest >= SMALLEST_BYTE:
+        kind = "bytes"
+    else:
+        return  # standardised in some way
+    with _lock:
+        known = _checked.setdefault(model, set())
+        if {kind, "warned"} & known:
+            return
+        known.add(kind)
+    if high - low < 1e-3:
+        return  # not a picture
+    reason = _find_reason(model, front, images, kind, low, embeddings)
+    if reason is None:
+        return
+    with _lock:
+        known.add("warned")
+    hint = (
+        "Pass them as they were in the training, for example with "
+        "`preprocessing_function`"
+        if kind == "bytes"
+        else "Pass them in [0, 255], without a preprocessing of their own"
+    )
+    warnings.warn(
+        f"The images hold values from {low:.4g} to {high:.4g}, and the model seems to "
+        f"take another range: {reason}. {hint}; maps of a wrong range look like maps "
+        "and are wrong.",
+        stacklevel=2,
+    )
+
+
+def _find_reason(
+    model: keras.Model,
+    front: Front,
+    images: Any,
+    kind: str,
+    low: float,
+    embeddings: Any,
+) -> str | None:
+    scale = abs(front.scale) if front.scale is not None else 1.0
+    # What a layer makes of the right range is about one to ten wide.
+    if kind == "fractions" and 0.5 <= 255 * scale <= 25:
+        return f"it scales pixels by {scale:.4g} itself, so it takes [0, 255]"
+    if kind == "bytes" and 1.2 <= scale <= 25:
+        return f"it scales pixels by {scale:.4g} itself, so it takes [0, 1]"
+    if scale < 0.1:
+        return None
+    few = tree.map_structure(lambda x: x[:NUM_IMAGES], images)
+    norm, factor = _compare_with_training(model, few)
+    if factor is not None:
+        if 1 / MAX_FACTOR < factor < MAX_FACTOR or (factor > 1) != (kind == "bytes"):
+            return None
+        times = f"{factor:.0f} times" if factor > 1 else f"1/{1 / factor:.0f} of"
+        return f"what reaches {norm.name!r} varies {times} as much as in training"
+    if kind == "bytes":
+        name = _find_network(model)
+        # One that was trained, its statistics put into the weights, and not made anew.
+        if name is not None and norm is not None and norm.center:
+            if np.any(ops.convert_to_numpy(norm.beta)):
+                return f"{name} of keras.applications takes [-1, 1]"
+        return None
+    return _compare_embeddings(model, few, low, embeddings)
+
+
+def _compare_with_training(model: keras.Model, images: Any) -> tuple[Any, float | None]:
+    """Return the first batch normalisation, and how much more its input varies now.
+
+    None instead of the factor where it has learnt no statistics.
+    """
+    norms = [
+        operation
+        for operation in list_operations(model).values()
+        if isinstance(operation, keras.layers.BatchNormalization)
+    ]
+    found: list[tuple[Any, Any]] = []
+
+    def see(operation: Any, arguments: Any, outputs: Any) -> None:
+        given = tree.flatten(arguments)[0]
+        if not tf.is_symbolic_tensor(given):
+            found.append((operation, given))
+            raise Stop
+
+    try:
+        with observe(norms, see), leave_unchanged(model):
+            model(images, training=False)
+    except Stop:
+        pass
+    if not found:
+        return None, None
+    norm, given = found[0]
+    learnt = ops.convert_to_numpy(ops.cast(norm.moving_variance, "float32"))
+    # As it was made, or on the way from there after a few steps, all channels alike.
+    if np.ptp(learnt) < 0.05 * learnt.max():
+        return norm, None
+    values = ops.convert_to_numpy(ops.cast(given, "float32"))
+    variance = values.reshape(-1, values.shape[-1]).var(axis=0)
+    factor = np.median(np.sqrt(variance / np.maximum(learnt, 1e-12)))
+    return norm, float(factor) if np.isfinite(factor) and factor > 0 else None
+
+
+def _find_network(model: keras.Model) -> str | None:
+    names = {path.rsplit("/", 1)[-1] for path in list_operations(model)}
+    return next((name for name, parts in _SIGNED.items() if parts <= names), None)
+
+
+def _compare_embeddings(
+    model: keras.Model, images: Any, low: float, embeddings: Any
+) -> str | None:
+    """Compare embeddings with those of the same images in [0, 255]."""
+    if embeddings is None or len(embeddings) < 2:
+        return None
+    cosine = _mean_cosine(embeddings)
+    if cosine < MAX_COSINE:
+        return None
+    pixels = find_images(images)
+    offset = 1.0 if low < 0 else 0.0
+    larger = tree.map_structure(
+        lambda x: (x + offset) * (255 / (1 + offset)) if x is pixels else x, images
+    )
+    with leave_unchanged(model):
+        pairs = [(model(x, training=False)) for x in (images, larger)]
+    now, then = (tree.flatten(x)[0] for x in pairs)
+    if len(now.shape) != 2:
+        return None
+    spreads = [1 - _mean_cosine(ops.convert_to_numpy(x)) for x in (now, then)]
+    if spreads[1] < 10 * max(spreads[0], 1e-6):
+        return None
+    return (
+        "embeddings of different images hardly differ (mean cosine "
+        f"{cosine:.5f}), and would differ in [0, 255] ({1 - spreads[1]:.3f})"
+    )
+
+
+def _mean_cosine(embeddings: np.ndarray) -> float:
+    rows = np.asarray(embeddings, "float32")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / np.maximum(lengths, 1e-30)
+    return float((rows @ rows.T)[~np.eye(len(rows), dtype=bool)].mean())
