@@ -63,6 +63,25 @@ class FeatureMap(NamedTuple):
             return tensor
         return self.layout.at(image_size, tensor.shape[1]).arrange(tensor)
 
+    def put_back(self, tensor: Any, activations: Any, image_size: Any) -> Any:
+        """Return the output of the layer with others in place of its activations.
+
+        What is no activation, such as the class token, stays.
+
+        Args:
+            tensor: the output of the layer.
+            activations: (n, h, w, k), as of `arrange`.
+            image_size: (H, W) of the images.
+        """
+        activations = ops.cast(activations, tensor.dtype)
+        if self.layout is None:
+            return activations
+        patches = self.layout.at(image_size, tensor.shape[1]).patches
+        shape = ops.shape(activations)
+        rows = ops.reshape(activations, (shape[0], -1, shape[-1]))
+        parts = [tensor[:, : patches.start], rows, tensor[:, patches.stop :]]
+        return ops.concatenate(parts, axis=1)
+
     def map_size(self, trial: TrialRun) -> tuple[int, int]:
         """Return (h, w) of the map that the trial run made."""
         if self.layout is not None:

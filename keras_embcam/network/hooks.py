@@ -14,8 +14,9 @@ import keras
 
 from keras_embcam.keras_private import keep_traces_of_calls
 
-# Called as observer(operation, (args, kwargs), outputs).
-Observer = Callable[[Any, tuple[tuple, dict], Any], None]
+# Called as observer(operation, (args, kwargs), outputs). What it returns takes the
+# place of the outputs, unless it is None.
+Observer = Callable[[Any, tuple[tuple, dict], Any], Any]
 
 _ABSENT = object()
 _lock = threading.Lock()
@@ -34,7 +35,8 @@ def observe(operations: Iterable[Any], observer: Observer) -> Iterator[None]:
 
     Args:
         operations: layers, or operations of a Functional graph.
-        observer: called after each call, in order of completion.
+        observer: called after each call, in order of completion. What it returns, if
+            it is not None, goes on in place of the outputs.
 
     Example:
 
@@ -52,9 +54,10 @@ def observe(operations: Iterable[Any], observer: Observer) -> Iterator[None]:
         # An operation may be watched for another thread or by an outer block too.
         watched = {id(operation) for operation in operations}
 
-        def tell(operation: Any, arguments: Any, outputs: Any) -> None:
+        def tell(operation: Any, arguments: Any, outputs: Any) -> Any:
             if id(operation) in watched:
-                observer(operation, arguments, outputs)
+                return observer(operation, arguments, outputs)
+            return None
 
         token = _observers.set((*_observers.get(), tell))
         try:
@@ -102,7 +105,8 @@ def _install(operation: Any) -> None:
         def call(*args: Any, **kwargs: Any) -> Any:
             outputs = original(*args, **kwargs)
             for tell in _observers.get():
-                tell(operation, (args, kwargs), outputs)
+                replacement = tell(operation, (args, kwargs), outputs)
+                outputs = outputs if replacement is None else replacement
             return outputs
 
         _before[id(operation)] = (name, vars(operation).get(name, _ABSENT))

@@ -44,6 +44,7 @@ def run_and_record(
     operations: Sequence[Any],
     paths: Sequence[str],
     source: EmbeddingSource,
+    replace: Callable[[Tensor], Tensor] | None = None,
 ) -> Run:
     """Run the model once in inference mode; works in eager and in graph code.
 
@@ -55,12 +56,14 @@ def run_and_record(
         operations: the layers to record.
         paths: of the layers, for messages.
         source: of the embedding.
+        replace: makes of each layer's output what goes on in its place; None to leave
+            them. Where a graph is compiled, what then nothing needs is not computed.
 
     Raises:
         ValueError: where a layer or the embedding was not computed exactly once, or
             not in reach of the tape.
     """
-    outputs, embedding, tape = _run(model, images, operations, paths, source)
+    outputs, embedding, tape = _run(model, images, operations, paths, source, replace)
     finest = max(math.prod(x or 1 for x in y.shape[1:-1]) for y in outputs)
 
     def pull_back(cotangents: Tensor) -> list[Tensor]:
@@ -115,6 +118,7 @@ def _run(
     operations: Sequence[Any],
     paths: Sequence[str],
     source: EmbeddingSource,
+    replace: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[list[Tensor], Tensor, tf.GradientTape]:
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     seen: dict[int, list[Tensor]] = {id(x): [] for x in operations}
@@ -124,14 +128,17 @@ def _run(
         # Not in an inner `tf.function` or a branch, out of reach of the tape.
         return (tensor.graph if tf.is_symbolic_tensor(tensor) else None) is graph
 
-    def see(operation: Any, arguments: Any, outputs: Any) -> None:
+    def see(operation: Any, arguments: Any, outputs: Any) -> Any:
         if id(operation) in seen and is_here(outputs):
+            if replace is not None:
+                outputs = replace(outputs)
             tape.watch(outputs)
             seen[id(operation)].append(outputs)
         if operation is source.operation:
             embedding = source.value(arguments, outputs)
             if is_here(embedding):
                 embeddings.append(embedding)
+        return outputs
 
     watched = list(operations)
     if source.operation is not None:

@@ -179,13 +179,16 @@ class ModelView:
             + self._vectors
         )
 
-    def record(self, images: Any) -> Recording:
+    def record(self, images: Any, activations: Tensor | None = None) -> Recording:
         """Run the model once in inference mode; works in eager and in graph code.
 
         Nothing of the model changes: no weight, no statistics, no random state.
 
         Args:
             images: (n, H, W, c), or the structure that the model takes.
+            activations: (n, h, w, k) that go on in place of what the one chosen layer
+                computes; None for that itself. Where a graph is compiled, what then
+                nothing needs is not computed: this runs the head alone, of any model.
 
         Raises:
             ValueError: where the layer or the embedding was not called exactly once,
@@ -196,8 +199,19 @@ class ModelView:
         if model is None:
             raise ReferenceError("The model of this view no longer exists.")
         operations = [found.operation for found in self._maps]
-        run = run_and_record(model, images, operations, self._paths, self._embedding)
         image_size = tuple(find_images(images).shape[1:3])
+
+        def replace(outputs: Tensor) -> Tensor:
+            return self._maps[0].put_back(outputs, activations, image_size)
+
+        run = run_and_record(
+            model,
+            images,
+            operations,
+            self._paths,
+            self._embedding,
+            None if activations is None else replace,
+        )
 
         def arrange(tensors: list[Tensor]) -> Any:
             return self._as_chosen(
