@@ -1,0 +1,1 @@
+"""Retrieval explained: why two images match, and what a search found instead."""

@@ -1,0 +1,135 @@
+"""What becomes of activations behind the chosen layer: in graphs, for `run_batches`.
+
+Each function takes ``(view, images, proxies, method, *options)``, leaves the proxies
+alone, and returns tensors whose first axis is that of the images.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_embcam.network.view import ModelView
+
+Tensor = Any
+
+# Gradients of unit vectors that are in memory at a time, in bytes.
+MAX_GRADIENT_BYTES = 2**25
+
+
+def record_parts(
+    view: ModelView, images: Any, proxies: None, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return activations, embeddings, and embeddings with the activations at zero.
+
+    Returns:
+        (n, h, w, k), (n, d) and (n, d), all float32.
+    """
+    recording = view.record(images)
+    nothing = ops.zeros_like(recording.activations)
+    rest = view.record(images, nothing).embeddings
+    return recording.activations, recording.embeddings, rest
+
+
+def read_pooled_head(
+    view: ModelView, images: Any, proxies: None, *options: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the matrix of a head that weighs all positions alike.
+
+    The gradient of each number of the embedding at activations of zero, for copies of
+    one image: where the head is pooling and a linear map, that is all there is to know.
+
+    Args:
+        view: of the model.
+        images: one image.
+        proxies: not used.
+        *options: not used.
+
+    Returns:
+        The means over the positions (1, d, k) float32, and how far the positions
+        differ, (1, d), relative to the largest gradient. Only a few of the gradients
+        (d, h, w, k) are in memory at a time.
+    """
+    width = view.embedding_width
+    activations = view.record(images).activations
+    num_channels = activations.shape[-1]
+    num_bytes = 4 * int(np.prod([size or 1 for size in activations.shape[1:]]))
+    num_copies = max(1, min(width, MAX_GRADIENT_BYTES // num_bytes))
+    num_chunks = -(-width // num_copies)
+    copies = tree.map_structure(lambda x: tf.repeat(x[:1], num_copies, axis=0), images)
+    # Of a known shape, so that no graph computes activations to learn theirs.
+    nothing = ops.zeros((num_copies, *ops.shape(activations)[1:]))
+    recording = view.record(copies, nothing)
+    units = np.zeros((num_chunks * num_copies, width), "float32")
+    units[np.arange(width), np.arange(width)] = 1
+
+    def look(cotangents: Tensor) -> tuple[Tensor, Tensor]:
+        gradients = recording.pull_back(cotangents)
+        means = ops.mean(gradients, axis=(1, 2))
+        differences = ops.abs(gradients - means[:, None, None])
+        return means, ops.max(differences, axis=(1, 2, 3))
+
+    means, differences = tf.map_fn(
+        look,
+        tf.constant(units.reshape(num_chunks, num_copies, width)),
+        fn_output_signature=(
+            tf.TensorSpec((num_copies, num_channels)),
+            tf.TensorSpec((num_copies,)),
+        ),
+    )
+    means = ops.reshape(means, (-1, num_channels))[:width]
+    differences = ops.reshape(differences, (-1,))[:width]
+    largest = ops.max(ops.abs(means))
+    return means[None], (differences / ops.maximum(largest, 1e-30))[None]
+
+
+def integrate_head(
+    view: ModelView, images: Any, proxies: None, method: Any, num_steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return contributions by integrating the head's Jacobian from zero activations.
+
+    ``C_ij = integral over t in [0, 1] of J_ij(t A) A_ij``, by Gauss and Legendre's
+    rule: d gradients of the head for each step, one in memory at a time.
+
+    Args:
+        view: of the model.
+        images: as the model takes them.
+        proxies: not used.
+        method: not used.
+        num_steps: of the rule, >= 1; one step is exact where the head is linear.
+
+    Returns:
+        The contributions without what does not pass the activations, (n, h, w, d);
+        embeddings (n, d); embeddings with the activations at zero, (n, d).
+    """
+    width = view.embedding_width
+    activations, embeddings, rest = record_parts(view, images, None)
+    nodes, weights = np.polynomial.legendre.leggauss(num_steps)
+    nodes = tf.constant((nodes + 1) / 2, "float32")
+    weights = tf.constant(weights / 2, "float32")
+    num_images, height, columns = ops.shape(activations)[:3]
+
+    def one_step(step: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        recording = view.record(images, activations * nodes[step])
+
+        def one_number(number: Tensor) -> Tensor:
+            unit = tf.one_hot(number, width)
+            gradients = recording.pull_back(tf.tile(unit[None], (num_images, 1)))
+            gradients = ops.reshape(gradients, ops.shape(activations))
+            return ops.sum(gradients * activations, axis=-1)
+
+        maps = tf.map_fn(one_number, tf.range(width), fn_output_signature=tf.float32)
+        return step + 1, total + weights[step] * maps
+
+    total = tf.zeros((width, num_images, height, columns))
+    _, total = tf.while_loop(
+        lambda step, _: step < num_steps,
+        one_step,
+        (tf.constant(0), total),
+        shape_invariants=(
+            tf.TensorShape(()),
+            tf.TensorShape((width, None, None, None)),
+        ),
+    )
+    return ops.transpose(total, (1, 2, 3, 0)), embeddings, rest

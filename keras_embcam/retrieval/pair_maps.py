@@ -1,0 +1,159 @@
+"""From the contributions of two images to maps of their cosine, in numpy."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from keras_embcam.heatmaps import resize_heatmaps, scale_heatmaps
+
+
+class Correspondences(NamedTuple):
+    """Pairs of positions of two images, the strongest first.
+
+    Attributes:
+        positions_a: (n, m, 2) float32, y and x of the position's centre in the first
+            image, as shares of its height and width. NaN where there are fewer pairs.
+        positions_b: (n, m, 2), the same in the second image.
+        values: (n, m) float32, the part of the cosine that each pair makes; 0 where
+            there are fewer pairs.
+    """
+
+    positions_a: np.ndarray
+    positions_b: np.ndarray
+    values: np.ndarray
+
+
+def divide_by_length(values: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Divide contributions (n, h, w, d), or embeddings, by the embeddings' lengths.
+
+    An embedding of zeros stays as it is: its cosine with everything is zero.
+    """
+    lengths = np.linalg.norm(embeddings, axis=-1)
+    lengths = np.where(lengths > 0, lengths, 1).astype("float32")
+    return values / lengths.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def project(unit_contributions: np.ndarray, proxies: np.ndarray) -> np.ndarray:
+    """Return signed maps whose sum is the embedding times a proxy.
+
+    Args:
+        unit_contributions: (n, h, w, d), divided by the lengths of the embeddings.
+        proxies: (n, d) one for each image.
+
+    Returns:
+        (n, h, w) float32; for the unit embedding of another image as the proxy they
+        sum to the cosine of the two.
+
+    Example:
+
+    >>> project(np.float32([[[[3, 0], [0, 1]]]]), np.float32([[1, 2]])).tolist()
+    [[[3.0, 2.0]]]
+    """
+    return np.einsum("nhwd,nd->nhw", unit_contributions, proxies)
+
+
+def compare_positions(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the part of the cosine that each pair of positions makes.
+
+    Args:
+        a: (h, w, d), contributions of an image by the length of its embedding.
+        b: (h', w', d), of another.
+
+    Returns:
+        (h, w, h', w') float32; its total is the cosine, its sums over either half are
+        the signed maps of the two images.
+
+    Example:
+
+    >>> a, b = np.float32([[[1, 0], [0, 1]]]), np.float32([[[2, 3]]])
+    >>> compare_positions(a, b).ravel().tolist()
+    [2.0, 3.0]
+    """
+    width = a.shape[-1]
+    matrix = a.reshape(-1, width) @ b.reshape(-1, width).T
+    return matrix.reshape(*a.shape[:2], *b.shape[:2])
+
+
+def find_correspondences(
+    matrix: np.ndarray, number: int, *, sign: int = 1, each_once: bool = False
+) -> Correspondences:
+    """Return the strongest pairs of positions of one pair of images.
+
+    Args:
+        matrix: (h, w, h', w') as of `compare_positions`.
+        number: m, how many.
+        sign: 1 for what makes the two similar, -1 for what pulls them apart.
+        each_once: let each position of either image stand in one pair only, the
+            strongest. Without it one strong position may stand in all of them.
+
+    Returns:
+        `Correspondences` without their first axis.
+
+    Example:
+
+    >>> matrix = np.float32([[4, -2], [3, 1]]).reshape(1, 2, 1, 2)
+    >>> find_correspondences(matrix, 2).values.tolist()
+    [4.0, 3.0]
+    >>> find_correspondences(matrix, 2, each_once=True).values.tolist()
+    [4.0, 1.0]
+    >>> find_correspondences(matrix, 2, sign=-1).positions_b.tolist()
+    [[0.5, 0.75], [nan, nan]]
+    """
+    height_a, width_a, height_b, width_b = matrix.shape
+    strengths = sign * matrix.reshape(height_a * width_a, -1)
+    if each_once:
+        found = _pick_each_once(strengths, number)
+    else:
+        flat = strengths.ravel()
+        count = min(number, flat.size)
+        found = np.argpartition(-flat, count - 1)[:count]
+        found = found[np.argsort(-flat[found], kind="stable")]
+    found = found[strengths.ravel()[found] > 0]
+    rows_a, rows_b = np.divmod(found, strengths.shape[1])
+    positions_a = np.full((number, 2), np.nan, "float32")
+    positions_b = positions_a.copy()
+    values = np.zeros(number, "float32")
+    positions_a[: len(found)] = _centres(rows_a, height_a, width_a)
+    positions_b[: len(found)] = _centres(rows_b, height_b, width_b)
+    values[: len(found)] = matrix.ravel()[found]
+    return Correspondences(positions_a, positions_b, values)
+
+
+def _pick_each_once(strengths: np.ndarray, number: int) -> np.ndarray:
+    """Return the flat numbers of the strongest pairs that share no row or column."""
+    left = strengths.copy()
+    found = []
+    for _ in range(min(number, *left.shape)):
+        found.append(int(left.argmax()))
+        row, column = divmod(found[-1], left.shape[1])
+        left[row], left[:, column] = -np.inf, -np.inf
+    return np.array(found, "int64")
+
+
+def _centres(rows: np.ndarray, height: int, width: int) -> np.ndarray:
+    y, x = np.divmod(rows, width)
+    return np.stack([(y + 0.5) / height, (x + 0.5) / width], axis=-1)
+
+
+def stack_correspondences(found: list[Correspondences]) -> Correspondences:
+    """Return those of several pairs of images with a first axis for the pairs."""
+    return Correspondences(*(np.stack(values) for values in zip(*found, strict=True)))
+
+
+def finish_maps(
+    signed: np.ndarray, size: tuple[int, int] | None, normalize: bool
+) -> np.ndarray:
+    """Return the positive part of signed maps as heatmaps.
+
+    Args:
+        signed: (n, h, w) or (n, m, h, w).
+        size: (H, W) to resize to, or None.
+        normalize: divide each map by its maximum.
+    """
+    heatmaps: Any = np.maximum(signed, 0).astype("float32")
+    if size is not None:
+        heatmaps = resize_heatmaps(heatmaps, size)
+    if normalize:
+        heatmaps = scale_heatmaps(heatmaps)
+    return ops.convert_to_numpy(heatmaps)

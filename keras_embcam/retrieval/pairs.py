@@ -1,0 +1,250 @@
+"""explain_pair(): why two images are similar, on both sides."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_embcam.method import Method
+from keras_embcam.network.inputs import check_model
+from keras_embcam.network.noise_images import find_images
+from keras_embcam.retrieval.drawing import draw_pair
+from keras_embcam.retrieval.pair_maps import (
+    Correspondences,
+    compare_positions,
+    divide_by_length,
+    find_correspondences,
+    finish_maps,
+    project,
+    stack_correspondences,
+)
+from keras_embcam.retrieval.position_contributions import (
+    ContributionReader,
+    Contributions,
+    join,
+)
+from keras_embcam.running.image_batches import ImageSource
+
+
+@dataclass(frozen=True, eq=False)
+class PairExplanation:
+    """Why the images of n pairs are similar.
+
+    Attributes:
+        similarity: (n,) float32, the cosine of the two embeddings.
+        heatmaps_a: what of the first image makes it similar to the second, (n, H, W)
+            float32 in [0, 1].
+        heatmaps_b: the same of the second image.
+        against_a: what of the first image pulls the two apart, like `heatmaps_a`.
+        against_b: the same of the second image.
+        signed_a: (n, h, w) float32, what each position of the first image adds to the
+            cosine, which is their sum.
+        signed_b: the same of the second image.
+        correspondences: the pairs of positions that add most to the cosine.
+        oppositions: the pairs of positions that take most from it.
+        contributions_a: (n, h, w, d), of the first image, by the length of its
+            embedding.
+        contributions_b: the same of the second image.
+        errors: (n,) the larger one of the two completeness errors; see
+            `Contributions`.
+        images_a: as given or read.
+        images_b: as given or read.
+    """
+
+    similarity: np.ndarray
+    heatmaps_a: np.ndarray
+    heatmaps_b: np.ndarray
+    against_a: np.ndarray
+    against_b: np.ndarray
+    signed_a: np.ndarray
+    signed_b: np.ndarray
+    correspondences: Correspondences
+    oppositions: Correspondences
+    contributions_a: np.ndarray
+    contributions_b: np.ndarray
+    errors: np.ndarray
+    images_a: Any
+    images_b: Any
+
+    def matrix(self, index: int) -> np.ndarray:
+        """Return what each pair of positions of a pair of images adds to the cosine.
+
+        Args:
+            index: of the pair of images.
+
+        Returns:
+            (h, w, h', w') float32, whose total is the cosine.
+        """
+        return compare_positions(
+            self.contributions_a[index], self.contributions_b[index]
+        )
+
+    def draw(self, num_lines: int = 5) -> list[np.ndarray]:
+        """Return a picture of each pair: both images, their heat, lines between.
+
+        Args:
+            num_lines: how many correspondences are drawn, each position at most once.
+
+        Returns:
+            A list of (height, width, 3) uint8.
+        """
+        pictures = []
+        for index, similarity in enumerate(self.similarity):
+            lines = find_correspondences(self.matrix(index), num_lines, each_once=True)
+            pictures.append(
+                draw_pair(
+                    find_images(self.images_a)[index],
+                    find_images(self.images_b)[index],
+                    self.heatmaps_a[index],
+                    self.heatmaps_b[index],
+                    lines,
+                    float(similarity),
+                )
+            )
+        return pictures
+
+
+def explain_pair(
+    model: keras.Model,
+    images_a: Any,
+    images_b: Any,
+    *,
+    num_correspondences: int = 10,
+    conv_layer: Any = None,
+    embedding_layer: Any = None,
+    num_steps: int | None = None,
+    resize: bool = True,
+    normalize: bool = True,
+    preprocessing_function: Callable | None = None,
+    batch_size: int = 32,
+    verbose: int = 0,
+) -> PairExplanation:
+    """Explain why each image is similar to its partner: heat on both, and what matches.
+
+    With the contributions C of positions to the raw embeddings y (see `contributions`)
+    the cosine of two images is ``sum over ij, kl of C_a[ij] . C_b[kl] / (|y_a| |y_b|)``.
+    The terms are the part of each pair of positions; summed over the positions of b
+    they are the signed map of a, summed over those of a the map of b. Their positive
+    parts are the heatmaps, their negative parts what pulls the two apart.
+
+    Args:
+        model: any Keras model, see `EmbeddingCAM`.
+        images_a: the first image of each pair; see `explain_batches`.
+        images_b: the second image of each, as many.
+        num_correspondences: pairs of positions to return for each pair of images.
+        conv_layer: one layer, see `EmbeddingCAM`.
+        embedding_layer: see `EmbeddingCAM`.
+        num_steps: see `contributions`.
+        resize: True for heatmaps of the size of the images.
+        normalize: True to divide each heatmap by its maximum.
+        preprocessing_function: see `explain_batches`.
+        batch_size: images at a time, >= 1.
+        verbose: 1 for a progress bar.
+
+    Raises:
+        ValueError: for images or layers that do not fit, another number of images on
+            either side, images of several sizes on one side, or embeddings that hold
+            NaN or infinity.
+        TypeError: for images of an unknown kind, or what is no Keras model.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((8, 8, 3)),
+    ...     keras.layers.Conv2D(6, 3, activation="relu"),
+    ...     keras.layers.GlobalAveragePooling2D(),
+    ...     keras.layers.Dense(4),
+    ... ])
+    >>> random = np.random.default_rng(0)
+    >>> images_a, images_b = random.random((2, 1, 8, 8, 3))
+    >>> pair = explain_pair(model, images_a, images_b)
+    >>> pair.heatmaps_a.shape, pair.correspondences.positions_a.shape
+    ((1, 8, 8), (1, 10, 2))
+    >>> bool(np.allclose(pair.signed_a.sum(axis=(1, 2)), pair.similarity, atol=1e-5))
+    True
+    """
+    check_model(model)
+    check_count("num_correspondences", num_correspondences)
+    method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
+    reader = ContributionReader(model, method, num_steps)
+    sides = []
+    for images in (images_a, images_b):
+        source = ImageSource(images, model, batch_size, preprocessing_function)
+        bar = keras.utils.Progbar(source.num_images, verbose=verbose, unit_name="image")
+        batches = []
+        for batch in reader.read(source):
+            batches.append(batch)
+            bar.add(len(batch.embeddings))
+        sides.append(join(batches))
+    a, b = sides
+    _check_sides(a, b)
+    units = [divide_by_length(x.embeddings, x.embeddings) for x in sides]
+    shares = [divide_by_length(x.values, x.embeddings) for x in sides]
+    signed = [project(shares[0], units[1]), project(shares[1], units[0])]
+    sizes = [
+        tree.map_structure(np.shape, find_images(x.images))[1:3] if resize else None
+        for x in sides
+    ]
+    matrices = (compare_positions(x, y) for x, y in zip(*shares, strict=True))
+    pairs = [
+        (
+            find_correspondences(matrix, num_correspondences),
+            find_correspondences(matrix, num_correspondences, sign=-1),
+        )
+        for matrix in matrices
+    ]
+    correspondences, oppositions = zip(*pairs, strict=True)
+    return PairExplanation(
+        similarity=np.sum(units[0] * units[1], axis=1),
+        heatmaps_a=finish_maps(signed[0], sizes[0], normalize),
+        heatmaps_b=finish_maps(signed[1], sizes[1], normalize),
+        against_a=finish_maps(-signed[0], sizes[0], normalize),
+        against_b=finish_maps(-signed[1], sizes[1], normalize),
+        signed_a=signed[0],
+        signed_b=signed[1],
+        correspondences=stack_correspondences(list(correspondences)),
+        oppositions=stack_correspondences(list(oppositions)),
+        contributions_a=shares[0],
+        contributions_b=shares[1],
+        errors=np.maximum(a.errors, b.errors),
+        images_a=a.images,
+        images_b=b.images,
+    )
+
+
+def check_count(name: str, value: Any) -> None:
+    """Check that an argument is a number of things.
+
+    Raises:
+        ValueError: unless it is an integer >= 1.
+    """
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"`{name}` must be an integer >= 1. Received: {value!r}")
+
+
+def check_finite(name: str, embeddings: np.ndarray) -> None:
+    """Check embeddings.
+
+    Raises:
+        ValueError: where they hold NaN or infinity.
+    """
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"The embeddings of `{name}` must be finite. Those of these rows hold NaN "
+            f"or infinity: {bad[:20].tolist()}"
+        )
+
+
+def _check_sides(a: Contributions, b: Contributions) -> None:
+    if len(a.embeddings) != len(b.embeddings):
+        raise ValueError(
+            "`images_b` must hold a partner for each image of `images_a`. Received "
+            f"{len(b.embeddings)} for {len(a.embeddings)}. Repeat an image to compare "
+            "it with several, for example with `np.repeat(image[None], 5, axis=0)`."
+        )
+    check_finite("images_a", a.embeddings)
+    check_finite("images_b", b.embeddings)

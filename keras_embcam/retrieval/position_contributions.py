@@ -1,0 +1,229 @@
+"""What each position of an image adds to its embedding."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_embcam.method import Method
+from keras_embcam.network.inputs import check_model
+from keras_embcam.retrieval.head_functions import (
+    integrate_head,
+    read_pooled_head,
+    record_parts,
+)
+from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.image_batches import Batch, ImageSource
+
+# Steps of the integral through a head that is not linear; see docs/retrieval.md.
+NUM_STEPS = 16
+# A sum that is nearer to the embedding than this, relative to its length, is complete.
+# Rounding of the embedding itself is about 1e-7, of half-precision models 1e-3.
+TOLERANCE = 1e-4
+TOLERANCE_HALF = 2e-2
+
+
+class Contributions(NamedTuple):
+    """What each position of some images adds to their embeddings.
+
+    Attributes:
+        values: (n, h, w, d) float32, in the units of the embedding.
+        embeddings: (n, d) float32, raw.
+        errors: (n,) float32, the completeness error of each image: the length of the
+            difference between the sum of its values and its embedding, relative to
+            the length of the embedding.
+        num_steps: of the integral; 0 where the head is pooling and a linear map, which
+            needs none, and 1 where one step is exact.
+        images: as given or read, before `preprocessing_function`.
+    """
+
+    values: np.ndarray
+    embeddings: np.ndarray
+    errors: np.ndarray
+    num_steps: int
+    images: Any
+
+
+def contributions(
+    model: keras.Model,
+    images: Any,
+    *,
+    conv_layer: Any = None,
+    embedding_layer: Any = None,
+    num_steps: int | None = None,
+    preprocessing_function: Callable | None = None,
+    batch_size: int = 32,
+    verbose: int = 0,
+) -> Contributions:
+    """Return what each position of each image adds to the image's embedding.
+
+    ``y = sum over ij of C_ij`` for the raw embedding y (d,), where a head that reads
+    the activations A (h, w, k) linearly has ``C_ij = J_ij A_ij`` with its Jacobian J,
+    and any other ``C_ij = (integral of J_ij(t A) for t from 0 to 1) A_ij`` (integrated
+    gradients over the head alone; Sundararajan et al., Axiomatic Attribution for Deep
+    Networks, ICML 2017). What does not pass the activations, such as a bias, is spread
+    evenly over the positions.
+
+    No proxy is asked for: ``C @ p`` is the signed element-wise map of any proxy p, and
+    of two images a and b ``C_a @ C_b.T / (|y_a| |y_b|)`` says which position of a
+    matches which of b.
+
+    Pooling and a linear map are recognised: one product of the activations with a
+    matrix (d, k) then serves all images. Other heads take d gradients of the head for
+    each step and batch. Held in memory beside the result are the activations of a
+    batch and as many gradients (n, h, w, k) at a time as one number of the embedding
+    needs; never those of all numbers.
+
+    Args:
+        model: any Keras model, see `EmbeddingCAM`.
+        images: see `explain_batches`.
+        conv_layer: one layer, see `EmbeddingCAM`.
+        embedding_layer: see `EmbeddingCAM`.
+        num_steps: of the integral, >= 1. None for as few as are exact, else 16.
+        preprocessing_function: see `explain_batches`.
+        batch_size: images at a time, >= 1.
+        verbose: 1 for a progress bar.
+
+    Raises:
+        ValueError: for images or layers that do not fit, images of several sizes, or
+            several layers.
+        TypeError: for images of an unknown kind, or what is no Keras model.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((8, 8, 3)),
+    ...     keras.layers.Conv2D(6, 3, activation="relu"),
+    ...     keras.layers.GlobalAveragePooling2D(),
+    ...     keras.layers.Dense(4),
+    ... ])
+    >>> found = contributions(model, np.ones((2, 8, 8, 3)))
+    >>> found.values.shape, found.num_steps
+    ((2, 6, 6, 4), 0)
+    >>> bool(np.allclose(found.values.sum(axis=(1, 2)), found.embeddings, atol=1e-5))
+    True
+    """
+    check_model(model)
+    source = ImageSource(images, model, batch_size, preprocessing_function)
+    method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
+    reader = ContributionReader(model, method, num_steps)
+    bar = keras.utils.Progbar(source.num_images, verbose=verbose, unit_name="image")
+    batches = []
+    for batch in reader.read(source):
+        batches.append(batch)
+        bar.add(len(batch.embeddings))
+    return join(batches)
+
+
+class ContributionReader:
+    """Contributions of any images to one model's embeddings.
+
+    Args:
+        model: see `contributions`.
+        method: names the layers.
+        num_steps: see `contributions`.
+
+    Raises:
+        ValueError: for a number of steps that is none, or several layers.
+    """
+
+    def __init__(
+        self, model: keras.Model, method: Method, num_steps: int | None = None
+    ) -> None:
+        is_number = isinstance(num_steps, int | np.integer)
+        if num_steps is not None and (not is_number or num_steps < 1):
+            raise ValueError(
+                "`num_steps` must be an integer >= 1, or None for as many as are "
+                f"needed. Received: {num_steps!r}"
+            )
+        if isinstance(method.layers, list | tuple):
+            raise ValueError(
+                "Contributions are those of one layer's positions: `conv_layer` must "
+                f"be one layer. Received: {method.layers!r}"
+            )
+        self._model, self._method = model, method
+        half = any(x in str(model.compute_dtype) for x in ("float16", "bfloat16"))
+        self._tolerance = TOLERANCE_HALF if half else TOLERANCE
+        # Numbers of steps to try, from what is fast to what always serves; 0 stands
+        # for the matrix of a pooled head.
+        self._tries = [0, 1, NUM_STEPS] if num_steps is None else [num_steps]
+        self._matrix: np.ndarray | None = None
+
+    def read(self, batches: Any) -> Iterator[Contributions]:
+        """Yield the contributions of each batch of images."""
+        for batch in batches:
+            yield self._read_batch(batch)
+
+    def _read_batch(self, batch: Batch) -> Contributions:
+        while True:
+            num_steps = self._tries[0]
+            found = self._try(batch, num_steps)
+            is_last = len(self._tries) == 1
+            if found is not None:
+                if is_last or np.all(found.errors <= self._tolerance):
+                    return found
+            # What is not exact for these images is not tried for others.
+            self._tries = self._tries[1:]
+
+    def _try(self, batch: Batch, num_steps: int) -> Contributions | None:
+        if num_steps:
+            values, embeddings, rest = self._run(batch, integrate_head, num_steps)
+        else:
+            if self._matrix is None:
+                self._matrix = self._read_matrix(batch)
+            if self._matrix is None:
+                return None
+            activations, embeddings, rest = self._run(batch, record_parts)
+            # As one product: numpy multiplies a stack of matrices one by one.
+            num_channels, width = self._matrix.shape
+            values = activations.reshape(-1, num_channels) @ self._matrix
+            values = values.reshape(*activations.shape[:3], width)
+        height, width = values.shape[1:3]
+        values += (rest / (height * width))[:, None, None]
+        lengths = np.linalg.norm(embeddings, axis=1)
+        differences = np.linalg.norm(values.sum(axis=(1, 2)) - embeddings, axis=1)
+        errors = differences / np.maximum(lengths, np.finfo("float32").tiny)
+        errors = np.where(differences > 0, errors, 0).astype("float32")
+        return Contributions(values, embeddings, errors, num_steps, batch.images)
+
+    def _read_matrix(self, batch: Batch) -> np.ndarray | None:
+        """Return the matrix (k, d) of a pooled head, None where there is none."""
+        one = tree.map_structure(lambda x: x[:1], batch.inputs)
+        weights, differences = self._run(batch._replace(inputs=one), read_pooled_head)
+        if not np.all(differences <= self._tolerance):  # NaN is not
+            return None
+        return np.ascontiguousarray(weights[0].T)
+
+    def _run(self, batch: Batch, function: Callable, *options: Any) -> list[np.ndarray]:
+        [(_, found)] = run_batches(
+            self._model, [batch], self._method, function, *options
+        )
+        return found
+
+
+def join(batches: list[Contributions]) -> Contributions:
+    """Return the contributions of several batches as one.
+
+    Raises:
+        ValueError: where their maps differ in size.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    sizes = sorted({batch.values.shape[1:3] for batch in batches})
+    if len(sizes) > 1:
+        raise ValueError(
+            "All images must have one size, so that their maps have one too. Received "
+            f"images whose maps are {sizes}. Resize the images, or pass those of each "
+            "size in a call of their own."
+        )
+    return Contributions(
+        np.concatenate([batch.values for batch in batches]),
+        np.concatenate([batch.embeddings for batch in batches]),
+        np.concatenate([batch.errors for batch in batches]),
+        max(batch.num_steps for batch in batches),
+        tree.map_structure(
+            lambda *arrays: np.concatenate(arrays), *[batch.images for batch in batches]
+        ),
+    )
