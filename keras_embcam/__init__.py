@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from keras_embcam.embedding_cam import EmbeddingCAM
     from keras_embcam.explaining import embed, explain, explain_batches
     from keras_embcam.explanation import Explanation
+    from keras_embcam.retrieval import (
+        contributions,
+        explain_neighbors,
+        explain_pair,
+    )
 
 # Where each public name lives. They are imported on first use, so that the commands'
 # help and TensorBoard's plugins start without TensorFlow.
@@ -19,15 +24,21 @@ _HOMES = {
     "embed": "explaining",
     "explain": "explaining",
     "explain_batches": "explaining",
+    "contributions": "retrieval",
+    "explain_neighbors": "retrieval",
+    "explain_pair": "retrieval",
 }
 
 __all__ = [
     "EmbeddingCAM",
     "Explanation",
     "__version__",
+    "contributions",
     "embed",
     "explain",
     "explain_batches",
+    "explain_neighbors",
+    "explain_pair",
 ]
 
 

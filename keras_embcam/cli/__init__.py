@@ -8,10 +8,17 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from keras_embcam.cli import demo, evaluate, explain, explain_catalogue, inspect
+from keras_embcam.cli import (
+    demo,
+    evaluate,
+    explain,
+    explain_catalogue,
+    inspect,
+    neighbors,
+)
 from keras_embcam.cli.quiet_start import import_tensorflow_quietly
 
-COMMANDS = (explain, explain_catalogue, inspect, evaluate, demo)
+COMMANDS = (explain, neighbors, explain_catalogue, inspect, evaluate, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

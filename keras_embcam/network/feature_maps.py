@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 
 from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.attention import find_attention, is_inside

@@ -1,1 +1,17 @@
 """Retrieval explained: why two images match, and what a search found instead."""
+
+from keras_embcam.retrieval.neighbor_explanation import NeighborExplanation
+from keras_embcam.retrieval.neighbors import explain_neighbors
+from keras_embcam.retrieval.pair_maps import Correspondences
+from keras_embcam.retrieval.pairs import PairExplanation, explain_pair
+from keras_embcam.retrieval.position_contributions import Contributions, contributions
+
+__all__ = [
+    "Contributions",
+    "Correspondences",
+    "NeighborExplanation",
+    "PairExplanation",
+    "contributions",
+    "explain_neighbors",
+    "explain_pair",
+]

@@ -14,7 +14,16 @@ TILE = 224  # pixels: height of an image in a picture
 GAP = 10  # white pixels between tiles
 FRAME = 6
 RIGHT, WRONG = (30, 160, 60), (205, 40, 40)
-LINE, OUTLINE = (255, 255, 255), (20, 20, 20)
+# Of the lines, from the strongest on; they can be told apart by people who see no red
+# or no green (Okabe and Ito, Color Universal Design, 2008).
+LINES = (
+    (255, 255, 255),
+    (240, 228, 66),
+    (86, 180, 233),
+    (230, 159, 0),
+    (204, 121, 167),
+)
+OUTLINE = (20, 20, 20)
 
 
 def draw_pair(
@@ -114,6 +123,11 @@ def _stack_first_column(
 ) -> np.ndarray:
     width = base.shape[1] + 2 * FRAME
     tiles = [add_caption(_frame(base, width, None), "query")]
+    if not extra:
+        notes = ("what of the query matches", "what of the match matches")
+        for note in notes:
+            blank = np.full((TILE - 18, width, 3), 255, np.uint8)
+            tiles.append(add_caption(blank, note))
     for image, heatmap, caption in extra:
         picture = enlarge(to_uint8(image))
         if heatmap is not None:
@@ -131,7 +145,7 @@ def draw_lines(
 ) -> None:
     """Draw correspondences between two images on a canvas, in place.
 
-    The stronger a pair, the thicker its line.
+    The strongest pair is white; the stronger one is, the thicker its line.
 
     Args:
         canvas: (height, width, 3) uint8 with both images on it.
@@ -140,25 +154,28 @@ def draw_lines(
         sizes: height and width of each image on the canvas.
     """
     strongest = float(lines.values.max(initial=0))
-    both = zip(lines.positions_a, lines.positions_b, lines.values, strict=True)
-    for position_a, position_b, value in reversed(list(both)):
+    for number in reversed(range(len(lines.values))):  # the strongest on top
+        value = float(lines.values[number])
         if value <= 0:
             continue
         ends = [
-            (
-                round(left + float(position[1]) * width),
-                round(top + float(position[0]) * height),
-            )
-            for position, (top, left), (height, width) in zip(
-                (position_a, position_b), offsets, sizes, strict=True
-            )
+            _place(position[number], *place)
+            for position, *place in zip(lines[:2], offsets, sizes, strict=True)
         ]
-        thickness = max(1, round(3 * math.sqrt(value / strongest)))
-        for color, extra in ((OUTLINE, 2), (LINE, 0)):
-            cv2.line(canvas, *ends, color, thickness + extra, cv2.LINE_AA)
+        thickness = max(1, round(2 * math.sqrt(value / strongest)))
+        for color, extra in ((OUTLINE, 2), (LINES[number % len(LINES)], 0)):
+            cv2.line(canvas, ends[0], ends[1], color, thickness + extra, cv2.LINE_AA)
             for end in ends:
                 radius = thickness + 2 + extra // 2
                 cv2.circle(canvas, end, radius, color, -1, cv2.LINE_AA)
+
+
+def _place(
+    position: np.ndarray, offset: tuple[int, int], size: tuple[int, int]
+) -> tuple[int, int]:
+    """Return x and y on a canvas of a relative position (y, x) in an image."""
+    y = round(offset[0] + float(position[0]) * size[0])
+    return round(offset[1] + float(position[1]) * size[1]), y
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:
@@ -176,7 +193,10 @@ def _frame(
     """Return an image in a frame, white where there is no color, of a given width."""
     framed = cv2.copyMakeBorder(
         image,
-        *[FRAME] * 4,
+        FRAME,
+        FRAME,
+        FRAME,
+        FRAME,
         cv2.BORDER_CONSTANT,
         value=(255, 255, 255) if color is None else color,
     )

@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
 
+from keras_embcam.drawing import to_uint8
 from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
 from keras_embcam.network.noise_images import find_images
@@ -92,12 +92,14 @@ class PairExplanation:
             A list of (height, width, 3) uint8.
         """
         pictures = []
+        images_a = to_uint8(find_images(self.images_a))
+        images_b = to_uint8(find_images(self.images_b))
         for index, similarity in enumerate(self.similarity):
             lines = find_correspondences(self.matrix(index), num_lines, each_once=True)
             pictures.append(
                 draw_pair(
-                    find_images(self.images_a)[index],
-                    find_images(self.images_b)[index],
+                    images_a[index],
+                    images_b[index],
                     self.heatmaps_a[index],
                     self.heatmaps_b[index],
                     lines,
@@ -125,9 +127,9 @@ def explain_pair(
     """Explain why each image is similar to its partner: heat on both, and what matches.
 
     With the contributions C of positions to the raw embeddings y (see `contributions`)
-    the cosine of two images is ``sum over ij, kl of C_a[ij] . C_b[kl] / (|y_a| |y_b|)``.
-    The terms are the part of each pair of positions; summed over the positions of b
-    they are the signed map of a, summed over those of a the map of b. Their positive
+    the cosine of two images is ``sum of C_a[ij] . C_b[kl] / (|y_a| |y_b|)`` over all
+    pairs of positions. Summed over the positions of b the terms
+    are the signed map of a, summed over those of a the map of b. Their positive
     parts are the heatmaps, their negative parts what pulls the two apart.
 
     Args:
@@ -184,10 +186,7 @@ def explain_pair(
     units = [divide_by_length(x.embeddings, x.embeddings) for x in sides]
     shares = [divide_by_length(x.values, x.embeddings) for x in sides]
     signed = [project(shares[0], units[1]), project(shares[1], units[0])]
-    sizes = [
-        tree.map_structure(np.shape, find_images(x.images))[1:3] if resize else None
-        for x in sides
-    ]
+    sizes = [np.shape(find_images(x.images))[1:3] if resize else None for x in sides]
     matrices = (compare_positions(x, y) for x, y in zip(*shares, strict=True))
     pairs = [
         (

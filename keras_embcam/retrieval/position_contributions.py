@@ -176,14 +176,13 @@ class ContributionReader:
             if self._matrix is None:
                 return None
             activations, embeddings, rest = self._run(batch, record_parts)
-            # As one product: numpy multiplies a stack of matrices one by one.
-            num_channels, width = self._matrix.shape
-            values = activations.reshape(-1, num_channels) @ self._matrix
-            values = values.reshape(*activations.shape[:3], width)
+            values = _multiply(activations, self._matrix)
         height, width = values.shape[1:3]
         values += (rest / (height * width))[:, None, None]
         lengths = np.linalg.norm(embeddings, axis=1)
-        differences = np.linalg.norm(values.sum(axis=(1, 2)) - embeddings, axis=1)
+        with np.errstate(invalid="ignore"):  # NaN is told of where it matters
+            differences = values.sum(axis=(1, 2)) - embeddings
+        differences = np.linalg.norm(differences, axis=1)
         errors = differences / np.maximum(lengths, np.finfo("float32").tiny)
         errors = np.where(differences > 0, errors, 0).astype("float32")
         return Contributions(values, embeddings, errors, num_steps, batch.images)
@@ -201,6 +200,17 @@ class ContributionReader:
             self._model, [batch], self._method, function, *options
         )
         return found
+
+
+def _multiply(activations: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return activations (n, h, w, k) times a matrix (k, d)."""
+    num_channels, width = matrix.shape
+    diagonal = matrix.diagonal()
+    if num_channels == width and np.count_nonzero(matrix) == np.count_nonzero(diagonal):
+        return activations * diagonal  # pooled features, where it is much faster
+    # As one product: numpy multiplies a stack of matrices one by one.
+    product = activations.reshape(-1, num_channels) @ matrix
+    return product.reshape(*activations.shape[:3], width)
 
 
 def join(batches: list[Contributions]) -> Contributions:

@@ -4,7 +4,7 @@ import dataclasses
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -31,7 +31,7 @@ BatchFunction = Callable[..., Any]
 
 def run_batches(
     model: keras.Model,
-    source: ImageSource,
+    source: Iterable[Batch],
     method: Method,
     function: BatchFunction,
     *options: Any,
@@ -44,7 +44,7 @@ def run_batches(
 
     Args:
         model: as in `explain`; its strategy is the one that it was made under.
-        source: of the images.
+        source: batches of images, such as an `ImageSource`.
         method: names the layers to look at.
         function: such as `explain_images`; compiled once for a model and method.
         *options: further arguments of the function, hashable.

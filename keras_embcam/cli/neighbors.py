@@ -1,0 +1,128 @@
+"""The command ``embcam neighbors``: why a search returned what it did."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from keras_embcam.cli.explain import PIXEL_RANGES, make_scaling
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to an argument parser's commands."""
+    neighbors = commands.add_parser(
+        "neighbors",
+        help="show why a search returned what it did",
+        description="Search a folder of images with a saved model, and write a picture "
+        "for each query: its matches, the heat on both sides, and which part matched "
+        "which. Where the gallery has a folder for each class, right matches are "
+        "framed green and wrong ones red.",
+    )
+    neighbors.set_defaults(run=run)
+    neighbors.add_argument("model", metavar="MODEL.keras", type=Path)
+    neighbors.add_argument(
+        "gallery", metavar="GALLERY", type=Path, help="a folder that is searched"
+    )
+    neighbors.add_argument(
+        "--query",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        help="files or folders; default: each image of the gallery",
+    )
+    neighbors.add_argument("--k", type=int, default=5, help="matches to show")
+    neighbors.add_argument(
+        "--only-errors",
+        action="store_true",
+        help="only queries whose first match is wrong",
+    )
+    neighbors.add_argument(
+        "--search", choices=("exact", "faiss"), default="exact", help="default: exact"
+    )
+    neighbors.add_argument("--conv-layer", help="default: the last convolution")
+    neighbors.add_argument("--embedding-layer", help="default: the model's output")
+    neighbors.add_argument(
+        "--pixel-range",
+        choices=PIXEL_RANGES,
+        default="0,255",
+        help="what the model expects, where it does not scale images itself",
+    )
+    neighbors.add_argument("--batch-size", type=int, default=32)
+    neighbors.add_argument(
+        "--out", type=Path, default=Path("neighbors"), metavar="FOLDER"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    import keras
+    import tensorflow as tf
+
+    from keras_embcam.retrieval import explain_neighbors
+    from keras_embcam.running.image_batches import list_files
+
+    if not options.model.exists():
+        raise ValueError(f"There is no model {str(options.model)!r}.")
+    gallery = list_files(options.gallery)
+    queries = gallery
+    if options.query is not None:
+        queries = [path for given in options.query for path in list_files(given)]
+    labels, gallery_labels = _read_labels(options.gallery, queries, gallery)
+    if options.only_errors and labels is None:
+        raise ValueError(
+            "--only-errors needs classes: a gallery with a folder for each, and "
+            "queries in folders of the same names."
+        )
+    model = keras.models.load_model(options.model, compile=False)
+    found = explain_neighbors(
+        model,
+        queries,
+        gallery,
+        k=options.k,
+        labels=labels,
+        gallery_labels=gallery_labels,
+        search=options.search,
+        only_errors=options.only_errors,
+        conv_layer=options.conv_layer,
+        embedding_layer=options.embedding_layer,
+        preprocessing_function=make_scaling(options.pixel_range),
+        batch_size=options.batch_size,
+        verbose=1,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    captions = [
+        [_name(gallery[i], gallery_labels) for i in row] for row in found.indices
+    ]
+    for row, picture in enumerate(found.draw(captions=captions)):
+        query = int(found.queries[row])
+        path = options.out / f"{query:04d}_{queries[query].stem}_neighbors.png"
+        tf.io.write_file(str(path), tf.io.encode_png(picture))
+        print(f"{path}: {_describe(found, row)}")
+    if found.is_right is not None:
+        share = found.is_right[:, 0].mean()
+        print(f"first match right: {share:.3f} of {len(found.queries)} queries")
+
+
+def _read_labels(
+    folder: Path, queries: list[Path], gallery: list[Path]
+) -> tuple[list[str] | None, list[str] | None]:
+    """Return the names of the folders of queries and gallery where they are classes."""
+    classes = {path.parent.name for path in gallery}
+    is_sorted = len(classes) > 1 and not any(path.parent == folder for path in gallery)
+    if not is_sorted or any(path.parent.name not in classes for path in queries):
+        return None, None
+    return [x.parent.name for x in queries], [x.parent.name for x in gallery]
+
+
+def _name(path: Path, labels: list[str] | None) -> str:
+    return path.stem if labels is None else path.parent.name
+
+
+def _describe(found: Any, row: int) -> str:
+    """Return the similarities of a query's matches, and which of them are right."""
+    words = []
+    for number, similarity in enumerate(found.similarities[row]):
+        mark = ""
+        if found.is_right is not None:
+            mark = " right" if found.is_right[row, number] else " wrong"
+        words.append(f"{similarity:.2f}{mark}")
+    return ", ".join(words)

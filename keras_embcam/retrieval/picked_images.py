@@ -1,0 +1,90 @@
+"""Some images of any source, by their numbers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_embcam.network.noise_images import find_images
+from keras_embcam.running.image_batches import ImageSource, list_files
+
+
+class PickedImages:
+    """Picks images of a source by their numbers.
+
+    Files and arrays are picked directly; those of a data set are kept while it is read
+    through once.
+
+    Args:
+        images: see `ImageSource`.
+        open_images: makes an `ImageSource` of images.
+        rows: all numbers that will be asked for.
+    """
+
+    def __init__(
+        self, images: Any, open_images: Callable[[Any], ImageSource], rows: np.ndarray
+    ) -> None:
+        if isinstance(images, str | Path):
+            images = list_files(Path(images))
+        self._images, self._open = images, open_images
+        self._kept: dict[int, Any] | None = None
+        if isinstance(images, tf.data.Dataset | keras.utils.PyDataset):
+            self._kept = _read_rows(open_images(images), rows)
+
+    def pick(self, rows: np.ndarray) -> ImageSource:
+        """Return the images of these rows, in their order.
+
+        Raises:
+            ValueError: for images of several sizes.
+        """
+        if self._kept is not None:
+            chosen = [self._kept[int(row)] for row in rows]
+            _check_sizes(chosen)
+            images = tree.map_structure(lambda *parts: np.stack(parts), *chosen)
+        elif isinstance(self._images, list | tuple) and _holds_images(self._images):
+            images = [self._images[int(row)] for row in rows]
+        else:
+            images = tree.map_structure(lambda x: np.asarray(x)[rows], self._images)
+        return self._open(images)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the images themselves (n, H, W, c), as given or read."""
+        batches = [np.asarray(find_images(batch.images)) for batch in self.pick(rows)]
+        return np.concatenate(batches)
+
+
+def _read_rows(source: ImageSource, rows: np.ndarray) -> dict[int, Any]:
+    wanted, start = {int(row) for row in rows}, 0
+    kept: dict[int, Any] = {}
+    for batch in source:
+        num_images = len(tree.flatten(batch.images)[0])
+        for row in wanted.intersection(range(start, start + num_images)):
+            kept[row] = _take_one(batch.images, row - start)
+        start += num_images
+        if len(kept) == len(wanted):
+            break
+    return kept
+
+
+def _check_sizes(images: list[Any]) -> None:
+    sizes = sorted({np.shape(find_images(x))[:2] for x in images})
+    if len(sizes) > 1:
+        raise ValueError(
+            "All images must have one size, so that their maps have one too. Received "
+            f"the sizes {sizes[:5]}. Resize them, for example with `keras.ops.image."
+            "resize`."
+        )
+
+
+def _take_one(images: Any, place: int) -> Any:
+    return tree.map_structure(lambda x: np.array(x[place]), images)
+
+
+def _holds_images(images: Any) -> bool:
+    """Tell a list of files or of images from the list of a model's several inputs."""
+    first = images[0] if len(images) else None
+    return len(getattr(first, "shape", ())) in (0, 3)

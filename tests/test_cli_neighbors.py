@@ -1,0 +1,85 @@
+"""The command embcam neighbors, run as a person does."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_embcam.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("neighbors")
+    keras.utils.set_random_seed(0)
+    keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(8, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(4),
+        ]
+    ).save(folder / "model.keras")
+    rng = np.random.default_rng(0)
+    for label in ("finch", "owl"):
+        for number in range(4):
+            image = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+            path = folder / "gallery" / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tf.io.write_file(str(path), tf.io.encode_png(image))
+    (folder / "loose").mkdir()
+    tf.io.write_file(str(folder / "loose" / "q.png"), tf.io.encode_png(image))
+    return folder
+
+
+def run(folder, *arguments):
+    gallery = str(folder / "gallery")
+    return main(
+        ["neighbors", str(folder / "model.keras"), gallery, *map(str, arguments)]
+    )
+
+
+def test_pictures_and_what_is_right(folder, tmp_path, capsys):
+    query = folder / "gallery" / "owl" / "1.png"
+    assert run(folder, "--query", query, "--k", 3, "--out", tmp_path / "out") == 0
+    (written,) = (tmp_path / "out").iterdir()
+    assert written.name == "0000_1_neighbors.png"
+    picture = tf.io.decode_png(written.read_bytes())
+    assert picture.shape[1] > 4 * 200
+    lines = capsys.readouterr().out.splitlines()
+    line = next(x for x in lines if x.startswith(str(written)))
+    assert line.count("right") + line.count("wrong") == 3
+    assert lines[-1].endswith("of 1 queries")
+
+
+def test_all_images_of_the_gallery(folder, tmp_path, capsys):
+    assert run(folder, "--k", 1, "--out", tmp_path) == 0
+    assert len(list(tmp_path.iterdir())) == 8
+    share = float(capsys.readouterr().out.splitlines()[-1].split()[3])
+    assert run(folder, "--k", 1, "--only-errors", "--out", tmp_path / "wrong") == 0
+    assert len(list((tmp_path / "wrong").iterdir())) == round(8 * (1 - share))
+
+
+def test_without_classes_nothing_is_right(folder, tmp_path, capsys):
+    query = folder / "loose" / "q.png"
+    assert run(folder, "--query", query, "--k", 2, "--out", tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "right" not in printed and "wrong" not in printed
+    assert run(folder, "--query", query, "--only-errors", "--out", tmp_path) == 2
+    assert "--only-errors needs classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--k", 8], "`k` must not be larger than the gallery"),
+        (["--query", "nowhere.png"], "`images` must exist"),
+        (["--conv-layer", "nowhere"], "nowhere"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(folder, tmp_path, capsys, arguments, message):
+    assert run(folder, *arguments, "--out", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("embcam: error: ") and message in error

@@ -1,0 +1,243 @@
+"""Neighbors: the search, right and wrong, and what explains them."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_embcam import embed, explain_neighbors, explain_pair
+from keras_embcam.metrics import measure_retrieval
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (20, 10, 9, 3), dtype="uint8")
+LABELS = np.repeat(["wren", "finch", "owl", "lark"], 5)
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input((10, 9, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(6, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(5),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def similarities(model):
+    """Cosines by a plain loop, those of an image with itself left out."""
+    embeddings = embed(model, IMAGES)
+    found = np.zeros((20, 20))
+    for i, a in enumerate(embeddings):
+        for j, b in enumerate(embeddings):
+            found[i, j] = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        found[i, i] = -np.inf
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(model):
+    return explain_neighbors(model, IMAGES, k=3, labels=LABELS, batch_size=8)
+
+
+def test_neighbors_are_those_of_a_slow_loop(found, similarities):
+    order = np.argsort(-similarities, axis=1)[:, :3]
+    np.testing.assert_array_equal(found.indices, order)
+    expected = np.take_along_axis(similarities, order, axis=1)
+    np.testing.assert_allclose(found.similarities, expected, atol=1e-6)
+    np.testing.assert_array_equal(found.is_right, LABELS[order] == LABELS[:, None])
+
+
+def test_right_first_matches_are_recall_at_1(found, model):
+    recall = measure_retrieval(embed(model, IMAGES), LABELS)["recall_at_1"]
+    assert found.is_right[:, 0].mean() == pytest.approx(recall)
+    assert 0 < recall < 1
+
+
+def test_maps_are_those_of_pairs(found, model):
+    for query, number in ((0, 0), (11, 2)):
+        match = found.indices[query, number]
+        pair = explain_pair(model, IMAGES[[query]], IMAGES[[match]])
+        for mine, expected in (
+            (found.heatmaps_queries, pair.heatmaps_a),
+            (found.heatmaps_matches, pair.heatmaps_b),
+            (found.correspondences.values, pair.correspondences.values),
+            (found.correspondences.positions_b, pair.correspondences.positions_b),
+        ):
+            np.testing.assert_allclose(mine[query, number], expected[0], atol=1e-5)
+        np.testing.assert_array_equal(found.match_images[query, number], IMAGES[match])
+
+
+def test_contrast_sums_to_the_difference_of_the_similarities(found, similarities):
+    same = np.where(LABELS == LABELS[:, None], similarities, -np.inf)
+    np.testing.assert_array_equal(found.best_right, same.argmax(axis=1))
+    wrong = ~found.is_right[:, 0]
+    difference = found.similarities[:, 0] - found.best_right_similarities
+    sums = found.contrasts_signed.sum(axis=(1, 2))
+    np.testing.assert_allclose(sums[wrong], difference[wrong], atol=1e-5)
+    assert np.all(difference[wrong] > 0) and wrong.any()
+    assert found.contrasts[wrong].max() == 1
+    np.testing.assert_array_equal(found.contrasts[~wrong], 0)
+
+
+def test_only_errors(found, model):
+    errors = explain_neighbors(model, IMAGES, k=3, labels=LABELS, only_errors=True)
+    wrong = np.flatnonzero(~found.is_right[:, 0])
+    np.testing.assert_array_equal(errors.queries, wrong)
+    np.testing.assert_array_equal(errors.indices, found.indices[wrong])
+    np.testing.assert_allclose(
+        errors.heatmaps_matches, found.heatmaps_matches[wrong], atol=1e-5
+    )
+    assert not errors.is_right[:, 0].any()
+
+
+def test_a_query_in_the_gallery_is_left_out(model, found):
+    other = explain_neighbors(model, IMAGES[[3, 7]], IMAGES, k=3)
+    np.testing.assert_array_equal(other.indices, found.indices[[3, 7]])
+    twice = np.concatenate([IMAGES, IMAGES[:4]])
+    doubled = explain_neighbors(model, IMAGES[[3]], twice, k=3)
+    assert not {3, 23} & set(doubled.indices[0].tolist())
+
+
+@pytest.mark.parametrize("kind", ["folder", "files", "data set", "list"])
+def test_galleries_of_all_kinds(model, found, kind, tmp_path):
+    files = [str(tmp_path / f"{number:02}.png") for number in range(20)]
+    for file, image in zip(files, IMAGES, strict=True):
+        tf.io.write_file(file, tf.io.encode_png(image))
+    data = {"image": IMAGES, "label": np.repeat(range(4), 5)}
+    gallery = {
+        "folder": tmp_path,
+        "files": files,
+        "data set": tf.data.Dataset.from_tensor_slices(data).batch(6),
+        "list": list(IMAGES),
+    }[kind]
+    options = {"labels": [0, 2]} if kind == "data set" else {}
+    other = explain_neighbors(model, IMAGES[[0, 11]], gallery, k=3, **options)
+    np.testing.assert_array_equal(other.indices, found.indices[[0, 11]])
+    np.testing.assert_array_equal(other.match_images, found.match_images[[0, 11]])
+    np.testing.assert_allclose(
+        other.heatmaps_matches, found.heatmaps_matches[[0, 11]], atol=1e-5
+    )
+    if options:
+        np.testing.assert_array_equal(other.is_right, found.is_right[[0, 11]])
+
+
+def test_given_embeddings(model, found):
+    embeddings = embed(model, IMAGES)
+    options = {"k": 3, "gallery_embeddings": embeddings, "own_rows": [0, 11]}
+    with_images = explain_neighbors(model, IMAGES[[0, 11]], IMAGES, **options)
+    np.testing.assert_array_equal(with_images.indices, found.indices[[0, 11]])
+    without = explain_neighbors(model, IMAGES[[0, 11]], **options)
+    np.testing.assert_array_equal(without.indices, found.indices[[0, 11]])
+    np.testing.assert_allclose(
+        without.heatmaps_queries, with_images.heatmaps_queries, atol=1e-5
+    )
+    assert without.heatmaps_matches is None and without.correspondences is None
+    with pytest.raises(ValueError, match="A picture needs the images of the matches"):
+        without.draw()
+    itself = explain_neighbors(model, IMAGES[[4]], k=1, gallery_embeddings=embeddings)
+    assert itself.indices.item() == 4  # no pixels to compare with
+
+
+def test_faiss_finds_the_same(model, found):
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    other = explain_neighbors(model, IMAGES, k=3, search="faiss")
+    np.testing.assert_array_equal(other.indices, found.indices)
+    np.testing.assert_allclose(other.similarities, found.similarities, atol=1e-6)
+
+
+def test_pictures(found):
+    pictures = found.draw()
+    assert len(pictures) == 20
+    assert all(x.ndim == 3 and x.dtype == np.uint8 for x in pictures)
+    wrong = int(np.flatnonzero(~found.is_right[:, 0])[0])
+    right = int(np.flatnonzero(found.is_right[:, 0])[0])
+
+    def count(picture, color):
+        return int(np.all(picture == np.array(color), axis=-1).sum())
+
+    red, green = (205, 40, 40), (30, 160, 60)
+    num_red = int((~found.is_right[wrong]).sum())
+    assert count(pictures[wrong], red) > 1000 * num_red
+    assert count(pictures[right], green) > 1000
+    named = found.draw(captions=[["x"] * 3] * 20)
+    assert named[0].shape == pictures[0].shape and np.any(named[0] != pictures[0])
+
+
+BAD = {
+    "k": ({"k": 20}, "`k` must not be larger than the gallery.*k=20.*20 images"),
+    "k 0": ({"k": 0}, "`k` must be an integer >= 1"),
+    "empty": ({"gallery": IMAGES[:0]}, "must hold at least one image"),
+    "channels": ({"gallery": np.zeros((4, 10, 9, 1))}, "takes images of the shape"),
+    "labels": ({"labels": LABELS[:7]}, "`labels` must hold one label for each image"),
+    "gallery labels": (
+        {"gallery": IMAGES, "labels": LABELS, "gallery_labels": LABELS[:7]},
+        "`gallery_labels` must hold one label for each image of `gallery`, .20,",
+    ),
+    "one side": (
+        {"gallery": IMAGES, "labels": LABELS},
+        "`labels` tell right from wrong only beside `gallery_labels`",
+    ),
+    "other side": (
+        {"gallery": IMAGES, "gallery_labels": LABELS},
+        "`gallery_labels` tell right from wrong only beside `labels`",
+    ),
+    "width": (
+        {"gallery_embeddings": np.ones((20, 6))},
+        "as wide as the model's embedding, 5. Received the width 6",
+    ),
+    "shape": ({"gallery_embeddings": np.ones(5)}, "must have the shape .N, d."),
+    "no embeddings": ({"gallery_embeddings": np.ones((0, 5))}, "with N >= 1"),
+    "NaN": (
+        {"gallery_embeddings": np.full((20, 5), np.nan)},
+        "`gallery_embeddings` must be finite",
+    ),
+    "search": ({"search": "annoy"}, "`search` must be one of"),
+    "own rows": ({"own_rows": [20] * 20}, "`own_rows` must be .20,. integers"),
+    "errors": ({"only_errors": True}, "`only_errors` needs labels"),
+    "no errors": (
+        {"only_errors": True, "labels": np.zeros(20, int)},
+        "`only_errors` has nothing to explain",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(model, name):
+    options, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        explain_neighbors(model, IMAGES, **{"k": 2, **options})
+
+
+def test_matches_of_several_sizes_are_refused(model):
+    gallery = tf.data.Dataset.from_generator(
+        lambda: iter([IMAGES[None, 0], np.repeat(IMAGES[None, 1], 2, axis=1)]),
+        output_signature=tf.TensorSpec((None, None, None, 3), tf.uint8),
+    )
+    with pytest.raises(ValueError, match="must have one size"):
+        explain_neighbors(model, IMAGES[5:7], gallery, k=2)
+
+
+def test_embeddings_of_words_are_refused(model):
+    with pytest.raises(TypeError, match="`gallery_embeddings` must be an array"):
+        explain_neighbors(model, IMAGES, gallery_embeddings=["a", "b"])
+
+
+def test_a_network_without_finite_embeddings_is_refused():
+    dense = layers.Dense(2)
+    model = keras.Sequential(
+        [
+            keras.Input((10, 9, 3)),
+            layers.Conv2D(6, 3),
+            layers.GlobalAveragePooling2D(),
+            dense,
+        ]
+    )
+    dense.bias.assign([np.nan, 0])
+    with pytest.raises(ValueError, match="`queries` must be finite"):
+        explain_neighbors(model, IMAGES, k=2)

@@ -1,0 +1,166 @@
+"""Pairs of images: against a slow loop over all pairs of positions, and their sums."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_embcam import explain, explain_pair
+from keras_embcam.proxies import pair as pair_proxies
+from keras_embcam.retrieval.pair_maps import find_correspondences
+
+RNG = np.random.default_rng(0)
+A, B = RNG.random((2, 3, 10, 9, 3)).astype("float32")
+
+
+def make(*head):
+    keras.utils.set_random_seed(1)
+    conv = layers.Conv2D(6, 3, activation="relu", name="conv")
+    head = head or (layers.GlobalAveragePooling2D(),)
+    return keras.Sequential([keras.Input((10, 9, 3)), conv, *head])
+
+
+def dense(use_bias):
+    bias = keras.initializers.RandomNormal(seed=3)
+    return layers.Dense(
+        4, use_bias=use_bias, bias_initializer=bias if use_bias else None
+    )
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_maps_and_matrix_sum_to_the_cosine(use_bias):
+    model = make(layers.GlobalAveragePooling2D(), dense(use_bias))
+    found = explain_pair(model, A, B, batch_size=2)
+    a, b = (model.predict(x, verbose=0) for x in (A, B))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = np.sum(a * b, axis=1) / lengths
+    totals = [found.matrix(i).sum() for i in range(3)]
+    for sums in (
+        found.similarity,
+        found.signed_a.sum(axis=(1, 2)),
+        found.signed_b.sum(axis=(1, 2)),
+        totals,
+    ):
+        np.testing.assert_allclose(sums, cosines, atol=1e-5)
+    matrix = found.matrix(1)
+    np.testing.assert_allclose(matrix.sum(axis=(2, 3)), found.signed_a[1], atol=1e-6)
+    np.testing.assert_allclose(matrix.sum(axis=(0, 1)), found.signed_b[1], atol=1e-6)
+
+
+def test_a_toy_by_hand_and_a_slow_loop():
+    """Two channels, 1 x 2 and 2 x 1 positions, summed: embeddings (3, 1) and (1, 2).
+
+    The cosine is 5 / (sqrt 10 sqrt 5); position by position it is made of
+    a_1 b_1 = 2, a_1 b_2 = 0, a_2 b_1 = 2, a_2 b_2 = 1 over the same root of 50.
+    """
+    sums = layers.Lambda(lambda x: keras.ops.sum(x, (1, 2)))
+    conv = layers.Conv2D(2, 1, name="conv", use_bias=False)
+    model = keras.Sequential([keras.Input((None, None, 2)), conv, sums])
+    conv.kernel.assign(np.eye(2, dtype="float32").reshape(1, 1, 2, 2))
+    a = np.float32([[[[2, 0], [1, 1]]]])
+    b = np.float32([[[[1, 1]], [[0, 1]]]])
+    found = explain_pair(model, a, b, num_correspondences=3, resize=False)
+    root = np.sqrt(50)
+    expected = np.zeros((1, 2, 2, 1))
+    for place in np.ndindex(expected.shape):
+        i, j, x, y = place
+        for d in range(2):
+            expected[place] += a[0, i, j, d] * b[0, x, y, d] / root
+    assert (expected.ravel() * root).round(6).tolist() == [2, 0, 2, 1]
+    np.testing.assert_allclose(found.matrix(0), expected, atol=1e-6)
+    np.testing.assert_allclose(found.similarity, [5 / root], rtol=1e-6)
+    np.testing.assert_allclose(found.signed_a[0] * root, [[2, 3]], rtol=1e-5)
+    np.testing.assert_allclose(found.heatmaps_a[0], [[2 / 3, 1]], rtol=1e-5)
+    np.testing.assert_allclose(found.heatmaps_b[0], [[1], [1 / 4]], rtol=1e-5)
+    strongest = found.correspondences
+    np.testing.assert_allclose(strongest.values[0] * root, [2, 2, 1], rtol=1e-5)
+    np.testing.assert_allclose(strongest.positions_a[0, 2], [0.5, 0.75])
+    np.testing.assert_allclose(strongest.positions_b[0, 2], [0.75, 0.5])
+
+
+def test_what_pulls_apart_is_a_map_of_its_own():
+    model = make(layers.GlobalAveragePooling2D(), dense(False))
+    found = explain_pair(
+        model, A, B, resize=False, normalize=False, num_correspondences=9
+    )
+    for signed, heat, against in (
+        (found.signed_a, found.heatmaps_a, found.against_a),
+        (found.signed_b, found.heatmaps_b, found.against_b),
+    ):
+        np.testing.assert_allclose(heat - against, signed, atol=1e-7)
+        assert np.all(heat >= 0) and np.all(against >= 0)
+    for index in range(3):
+        ordered = np.sort(found.matrix(index).ravel())
+        np.testing.assert_allclose(
+            found.correspondences.values[index], ordered[::-1][:9], rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            found.oppositions.values[index], np.minimum(ordered[:9], 0), rtol=1e-6
+        )
+
+
+def test_for_pooling_and_dense_the_maps_are_those_of_pair_proxies():
+    model = make(layers.GlobalAveragePooling2D(), dense(False))
+    found = explain_pair(model, A, B)
+    expected = explain(model, A, proxies=pair_proxies(model.predict(B, verbose=0)))
+    np.testing.assert_allclose(found.heatmaps_a, expected, atol=1e-5)
+
+
+def test_each_position_at_most_once():
+    matrix = RNG.normal(size=(3, 3, 2, 4)).astype("float32")
+    found = find_correspondences(matrix, 20, each_once=True)
+    there = found.values > 0
+    assert there.sum() <= 8
+    for positions in (found.positions_a, found.positions_b):
+        assert len(np.unique(positions[there], axis=0)) == there.sum()
+        assert np.isnan(positions[~there]).all()
+    assert np.all(np.diff(found.values[there]) <= 0)
+    best = np.unravel_index(matrix.argmax(), matrix.shape)
+    np.testing.assert_allclose(
+        found.positions_a[0], [(best[0] + 0.5) / 3, (best[1] + 0.5) / 3]
+    )
+
+
+def test_pictures_and_images_of_two_sizes():
+    conv = layers.Conv2D(6, 3, activation="relu", name="conv")
+    pool = layers.GlobalAveragePooling2D()
+    model = keras.Sequential([keras.Input((None, None, 3)), conv, pool])
+    wide = np.concatenate([B, B], axis=2)
+    found = explain_pair(model, A, wide)
+    assert found.heatmaps_a.shape == (3, 10, 9) and found.heatmaps_b.shape == (
+        3,
+        10,
+        18,
+    )
+    assert found.matrix(0).shape == (8, 7, 8, 16)
+    pictures = found.draw()
+    assert len(pictures) == 3 and pictures[0].dtype == np.uint8
+    without = found.draw(num_lines=1)
+    assert pictures[0].shape == without[0].shape
+    assert np.any(pictures[0] != without[0])
+
+
+def test_an_embedding_of_zeros():
+    model = make(layers.GlobalAveragePooling2D(), layers.Dense(4, use_bias=False))
+    found = explain_pair(model, A, np.zeros_like(B))
+    np.testing.assert_array_equal(found.similarity, 0)
+    np.testing.assert_array_equal(found.heatmaps_a, 0)
+    assert np.isfinite(found.errors).all()
+
+
+def test_other_numbers_of_images_are_refused():
+    with pytest.raises(ValueError, match="a partner for each image.*Received 2 for 3"):
+        explain_pair(make(), A, B[:2])
+
+
+def test_embeddings_that_are_not_finite_are_refused():
+    model = make(layers.GlobalAveragePooling2D(), layers.Dense(4))
+    model.layers[-1].bias.assign([np.inf, 0, 0, 0])
+    with pytest.raises(ValueError, match="`images_a` must be finite"):
+        explain_pair(model, A, B)
+
+
+@pytest.mark.parametrize("number", [0, 2.5])
+def test_a_number_of_correspondences_that_is_none(number):
+    with pytest.raises(ValueError, match="`num_correspondences` must be an integer"):
+        explain_pair(make(), A, B, num_correspondences=number)
