@@ -71,7 +71,8 @@ def _read_rows(source: ImageSource, rows: np.ndarray) -> dict[int, Any]:
 
 
 def _check_sizes(images: list[Any]) -> None:
-    sizes = sorted({np.shape(find_images(x))[:2] for x in images})
+    shapes = [np.shape(x) for image in images for x in tree.flatten(image)]
+    sizes = sorted({shape[:2] for shape in shapes if len(shape) == 3})
     if len(sizes) > 1:
         raise ValueError(
             "All images must have one size, so that their maps have one too. Received "
