@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from keras_embcam.explaining import embed, explain, explain_batches
     from keras_embcam.explanation import Explanation
     from keras_embcam.retrieval import (
+        context_ratio,
         contributions,
         explain_neighbors,
         explain_pair,
@@ -24,6 +25,7 @@ _HOMES = {
     "embed": "explaining",
     "explain": "explaining",
     "explain_batches": "explaining",
+    "context_ratio": "retrieval",
     "contributions": "retrieval",
     "explain_neighbors": "retrieval",
     "explain_pair": "retrieval",
@@ -33,6 +35,7 @@ __all__ = [
     "EmbeddingCAM",
     "Explanation",
     "__version__",
+    "context_ratio",
     "contributions",
     "embed",
     "explain",

@@ -31,6 +31,11 @@ from keras_embcam.datasets import cub200
 SIZE = 224
 EPOCHS = 4
 NUM_PAIRS, NUM_DELETED, NUM_FINER = 200, 60, 24
+KINDS = {
+    "part": "part of the cosine",
+    "direction": "cosine of contributions",
+    "beyond": "part beyond what any position adds",
+}
 LAST, FINER = "out_relu", "block_13_expand_relu"
 
 
@@ -108,6 +113,8 @@ def measure_parts(network: Network, test: Examples) -> list[Row]:
         maps = keras.Model(network.model.input, network.model.get_layer(layer).output)
         matrices = figures.raw_matrices(maps, images, some)
         size = "x".join(str(x) for x in maps.output_shape[1:3])
+        best = figures.snap_parts(test, some, maps.output_shape[1])
+        add(f"best possible, {size}", best, some)
         add(
             f"raw activations, cosine, {size}",
             figures.find_parts(matrices, test, some),
@@ -122,10 +129,11 @@ def measure_parts(network: Network, test: Examples) -> list[Row]:
             resize=False,
             batch_size=16,
         )
-        for name, as_cosines in (("part of the cosine", False), ("direction", True)):
-            matrices = figures.our_matrices(pair, as_cosines)
+        error = f"completeness error up to {pair.errors.max():.0e}"
+        for kind, name in KINDS.items():
+            matrices = figures.our_matrices(pair, kind)
             add(
-                f"contributions, {name}, {size}",
+                f"contributions, {name}, {size} ({error})",
                 figures.find_parts(matrices, test, some),
                 some,
             )

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from keras_embcam.cli.explain import PIXEL_RANGES, make_scaling
+from keras_embcam.cli.explain import check_model_file
+from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
 
 
 def add_command(commands: Any) -> None:
@@ -17,7 +18,7 @@ def add_command(commands: Any) -> None:
         "which. Where the gallery has a folder for each class, right matches are "
         "framed green and wrong ones red.",
     )
-    neighbors.set_defaults(run=run)
+    neighbors.set_defaults(check=check, run=run)
     neighbors.add_argument("model", metavar="MODEL.keras", type=Path)
     neighbors.add_argument(
         "gallery", metavar="GALLERY", type=Path, help="a folder that is searched"
@@ -40,16 +41,26 @@ def add_command(commands: Any) -> None:
     )
     neighbors.add_argument("--conv-layer", help="default: the last convolution")
     neighbors.add_argument("--embedding-layer", help="default: the model's output")
+    add_preprocessing(neighbors)
     neighbors.add_argument(
-        "--pixel-range",
-        choices=PIXEL_RANGES,
-        default="0,255",
-        help="what the model expects, where it does not scale images itself",
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="for a model of images of any size",
     )
     neighbors.add_argument("--batch-size", type=int, default=32)
     neighbors.add_argument(
         "--out", type=Path, default=Path("neighbors"), metavar="FOLDER"
     )
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check that the files are there."""
+    check_model_file(options.model)
+    for path in (options.gallery, *(options.query or ())):
+        if not path.exists():
+            raise ValueError(f"`images` must exist. Received: {str(path)!r}")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -58,10 +69,8 @@ def run(options: argparse.Namespace) -> None:
     import tensorflow as tf
 
     from keras_embcam.retrieval import explain_neighbors
-    from keras_embcam.running.image_batches import list_files
+    from keras_embcam.running.image_files import list_files
 
-    if not options.model.exists():
-        raise ValueError(f"There is no model {str(options.model)!r}.")
     gallery = list_files(options.gallery)
     queries = gallery
     if options.query is not None:
@@ -84,7 +93,8 @@ def run(options: argparse.Namespace) -> None:
         only_errors=options.only_errors,
         conv_layer=options.conv_layer,
         embedding_layer=options.embedding_layer,
-        preprocessing_function=make_scaling(options.pixel_range),
+        preprocessing_function=preprocessing_of(options),
+        image_size=options.image_size,
         batch_size=options.batch_size,
         verbose=1,
     )

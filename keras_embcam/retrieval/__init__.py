@@ -1,5 +1,6 @@
 """Retrieval explained: why two images match, and what a search found instead."""
 
+from keras_embcam.retrieval.context import ContextRatio, CoveredRecall, context_ratio
 from keras_embcam.retrieval.neighbor_explanation import NeighborExplanation
 from keras_embcam.retrieval.neighbors import explain_neighbors
 from keras_embcam.retrieval.pair_maps import Correspondences
@@ -7,10 +8,13 @@ from keras_embcam.retrieval.pairs import PairExplanation, explain_pair
 from keras_embcam.retrieval.position_contributions import Contributions, contributions
 
 __all__ = [
+    "ContextRatio",
     "Contributions",
     "Correspondences",
+    "CoveredRecall",
     "NeighborExplanation",
     "PairExplanation",
+    "context_ratio",
     "contributions",
     "explain_neighbors",
     "explain_pair",

@@ -45,7 +45,8 @@ def explain_neighbors(
     embedding_layer: Any = None,
     num_steps: int | None = None,
     resize: bool = True,
-    preprocessing_function: Callable | None = None,
+    preprocessing_function: str | Callable | None = None,
+    image_size: tuple[int, int] | None = None,
     batch_size: int = 32,
     verbose: int = 0,
 ) -> NeighborExplanation:
@@ -80,6 +81,7 @@ def explain_neighbors(
         num_steps: see `contributions`.
         resize: True for heatmaps of the size of the images, False for less memory.
         preprocessing_function: see `explain_batches`.
+        image_size: see `explain_batches`.
         batch_size: images at a time, >= 1.
         verbose: 1 for progress bars.
 
@@ -111,7 +113,9 @@ def explain_neighbors(
     reader = ContributionReader(model, method, num_steps)
 
     def open_images(images: Any) -> ImageSource:
-        return ImageSource(images, model, batch_size, preprocessing_function)
+        return ImageSource(
+            images, model, batch_size, preprocessing_function, image_size=image_size
+        )
 
     query_source = open_images(queries)
     asked = embed_source(model, query_source, method, "queries", verbose)

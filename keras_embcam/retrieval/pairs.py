@@ -120,7 +120,7 @@ def explain_pair(
     num_steps: int | None = None,
     resize: bool = True,
     normalize: bool = True,
-    preprocessing_function: Callable | None = None,
+    preprocessing_function: str | Callable | None = None,
     batch_size: int = 32,
     verbose: int = 0,
 ) -> PairExplanation:

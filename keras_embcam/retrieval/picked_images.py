@@ -10,7 +10,8 @@ import tensorflow as tf
 from keras import tree
 
 from keras_embcam.network.noise_images import find_images
-from keras_embcam.running.image_batches import ImageSource, list_files
+from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.running.image_files import list_files
 
 
 class PickedImages:

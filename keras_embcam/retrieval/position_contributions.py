@@ -53,7 +53,7 @@ def contributions(
     conv_layer: Any = None,
     embedding_layer: Any = None,
     num_steps: int | None = None,
-    preprocessing_function: Callable | None = None,
+    preprocessing_function: str | Callable | None = None,
     batch_size: int = 32,
     verbose: int = 0,
 ) -> Contributions:

@@ -78,7 +78,8 @@ def run_batches(
         yield batch, found
     if chooser is not None:
         # Files that could not be read count: they have their rows.
-        chooser.check_end(source.num_images or num_images)
+        known = source.num_images if isinstance(source, ImageSource) else None
+        chooser.check_end(known or num_images)
 
 
 def run_once(
