@@ -445,11 +445,16 @@ def test_several_boxes_of_some_images(network, examples, form) -> None:
         evaluate(network, x, ["single_point"], num_timings=0)
         for x in ({"image": images, "bbox": padded}, given)
     )
-    assert found.rows == expected.rows
+    assert found.rows[0].keys() == expected.rows[0].keys()
+    for name, value in expected.rows[0].items():  # batches differ in the last digit
+        if isinstance(value, float):
+            value = pytest.approx(value, abs=1e-6)
+        assert found.rows[0][name] == value, name
     assert found.by_image[0].keys() == expected.by_image[0].keys()
     for name, values in expected.by_image[0].items():
         if name != "method":
-            np.testing.assert_array_equal(found.by_image[0][name], values)
+            of_images = found.by_image[0][name]
+            np.testing.assert_allclose(of_images, values, atol=1e-6)
     ratios = heatmap_ratio_in_boxes(explain(network, images), padded, "rel_yxyx")
     ratio = found.rows[0]["heatmap_ratio_bbox"]
     assert ratio == pytest.approx(float(np.mean(ratios)), abs=1e-6)
