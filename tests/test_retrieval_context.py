@@ -136,7 +136,13 @@ def test_figures_by_name():
     [
         (drop(draw(), "label"), "must have 'label'"),
         ({"image": draw()["image"], "label": draw()["label"]}, "'bbox' or 'seg"),
-        ({**drop(draw(), "segmentation_mask"), "label": range(20)}, "of two members"),
+        (
+            {**drop(draw(), "segmentation_mask"), "label": np.arange(20)},
+            (
+                {**drop(draw(), "segmentation_mask"), "label": np.arange(20)},
+                "of two members",
+            ),
+        ),
         (
             {**drop(draw(), "segmentation_mask"), "bbox": np.zeros((20, 4))},
             "must have objects to cover",

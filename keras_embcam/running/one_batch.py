@@ -20,8 +20,12 @@ from keras_embcam.network.view import ModelView, Recording
 from keras_embcam.presets import LayerFusion
 from keras_embcam.proxies import check_proxies_shape, single_point
 from keras_embcam.weightings import Weighting, gradcam, keep_top_channels
+from keras_embcam.weightings.by_gradient import hirescam, xgradcam
 
 Tensor = Any
+
+# Their weights are linear in the gradient.
+LINEAR_WEIGHTINGS = (gradcam, hirescam, xgradcam)
 
 # Gradients grow on the long way to the images: with deconvnet a thousandfold in
 # MobileNetV2, whose float16 maps overflow without this and lose nothing by it.
@@ -226,7 +230,33 @@ def compute_heatmaps(
 
     if len(proxies.shape) == 2:
         return explain_one(proxies)
+    is_linear = len(activations) == 1 and top_channels is None
+    is_linear = is_linear and any(weighting is x for x in LINEAR_WEIGHTINGS)
+    if is_linear and (proxies.shape[1] or 0) > proxies.shape[2]:
+        return _multiply_unit_maps(recording, proxies, weighting)
     return ops.swapaxes(ops.map(explain_one, ops.swapaxes(proxies, 0, 1)), 0, 1)
+
+
+def _multiply_unit_maps(
+    recording: Recording, proxies: Tensor, weighting: Any
+) -> Tensor:
+    """Return the maps of more proxies (n, m, d) than the embedding has numbers.
+
+    Before the ReLU they are linear in the proxy, so the d maps of the unit vectors
+    make all of them in one product.
+    """
+    (activations,) = tree.flatten(recording.activations)
+    num_images, _, width = ops.shape(proxies)
+
+    def explain_unit(unit: Tensor) -> Tensor:
+        gradients = tree.flatten(recording.pull_back(ops.tile(unit, (num_images, 1))))
+        gradients = ops.reshape(gradients[0], ops.shape(activations))
+        weights = weighting(activations, gradients)
+        positive = combine_channels(activations, weights)
+        return positive - combine_channels(activations, -weights)
+
+    unit_maps = ops.map(explain_unit, ops.eye(width)[:, None])
+    return ops.relu(ops.einsum("dnhw,nmd->nmhw", unit_maps, proxies))
 
 
 def _explain_layer(
