@@ -138,10 +138,7 @@ def test_figures_by_name():
         ({"image": draw()["image"], "label": draw()["label"]}, "'bbox' or 'seg"),
         (
             {**drop(draw(), "segmentation_mask"), "label": np.arange(20)},
-            (
-                {**drop(draw(), "segmentation_mask"), "label": np.arange(20)},
-                "of two members",
-            ),
+            "of two members",
         ),
         (
             {**drop(draw(), "segmentation_mask"), "bbox": np.zeros((20, 4))},

@@ -1,0 +1,78 @@
+"""Contributions and pairs of transformers: token maps, class tokens left alone."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from keras_embcam import contributions, explain_pair
+from keras_embcam.network.view import ModelView
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((3, 32, 32, 3)).astype("float32") * 255
+
+
+class AddTokens(layers.Layer):
+    """Puts a class token in front and adds positions."""
+
+    def build(self, shape):
+        def add(name, *size):
+            init = keras.initializers.RandomNormal(stddev=0.5, seed=len(size))
+            return self.add_weight(shape=size, initializer=init, name=name)
+
+        self.first = add("first", 1, 1, shape[-1])
+        self.positions = add("positions", shape[1] + 1, shape[-1])
+
+    def call(self, x):
+        first = ops.repeat(self.first, ops.shape(x)[0], axis=0)
+        return ops.concatenate([first, x], axis=1) + self.positions
+
+
+def make(pool):
+    """Return a transformer of two blocks, 4 x 4 patches and a class token."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((32, 32, 3))
+    x = layers.Conv2D(16, 8, 8)(layers.Rescaling(1 / 64, -2)(images))
+    x = AddTokens()(layers.Reshape((-1, 16))(x))
+    for number in range(2):
+        normed = layers.LayerNormalization(name=f"norm_{number}")(x)
+        x = x + layers.MultiHeadAttention(2, 8)(normed, normed)
+        hidden = layers.Dense(32, activation="gelu")(layers.LayerNormalization()(x))
+        x = x + layers.Dense(16)(hidden)
+    x = layers.LayerNormalization(name="final")(x)
+    pooled = x[:, 0] if pool == "class" else ops.mean(x[:, 1:], axis=1)
+    return keras.Model(images, layers.Dense(5, name="embedding")(pooled))
+
+
+def test_pooled_patches_are_a_linear_head():
+    model = make("patches")
+    found = contributions(model, IMAGES, conv_layer="final")
+    assert found.values.shape == (3, 4, 4, 5) and found.num_steps == 0
+    expected = model.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(found.values.sum(axis=(1, 2)), expected, atol=1e-5)
+
+
+def test_a_class_token_head_is_integrated():
+    model = make("class")
+    found = contributions(model, IMAGES, conv_layer="norm_1", num_steps=64)
+    assert found.values.shape == (3, 4, 4, 5)
+    assert found.errors.max() < 1e-3
+    coarse = contributions(model, IMAGES, conv_layer="norm_1", num_steps=1)
+    assert coarse.errors.max() > found.errors.max()
+    pair = explain_pair(model, IMAGES[:1], IMAGES[1:2], num_steps=64)
+    assert pair.heatmaps_a.shape == (1, 32, 32)
+    sums = pair.signed_a.sum(axis=(1, 2)), pair.signed_b.sum(axis=(1, 2))
+    np.testing.assert_allclose(sums, [pair.similarity] * 2, atol=5e-3)
+
+
+@pytest.mark.parametrize("pool", ["class", "patches"])
+def test_activations_are_put_back_between_the_other_tokens(pool):
+    model = make(pool)
+    view = ModelView(model, "norm_1")
+    recording = view.record(IMAGES)
+    again = view.record(IMAGES, recording.activations)
+    np.testing.assert_allclose(again.embeddings, recording.embeddings, atol=1e-6)
+    nothing = view.record(IMAGES, 0 * recording.activations)
+    assert np.abs(nothing.embeddings - recording.embeddings).max() > 1e-3
+    # The class token still tells the images apart, if only through the first block.
+    assert np.abs(nothing.embeddings[0] - nothing.embeddings[1]).max() > 1e-5
