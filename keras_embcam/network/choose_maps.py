@@ -12,6 +12,7 @@ from keras_embcam.network.feature_maps import (
     FeatureMap,
     FeatureMaps,
     Scales,
+    TokenBlocks,
 )
 from keras_embcam.network.gradient_checks import (
     is_of_one_position,
@@ -78,6 +79,8 @@ class MapChooser:
         """
         named: list[Any] = [conv_layer]
         num_scales = 1
+        if isinstance(conv_layer, TokenBlocks):
+            return self._choose_blocks(conv_layer)
         if isinstance(conv_layer, Scales):
             named, num_scales = [None], conv_layer.num_scales
         elif isinstance(conv_layer, list | tuple):
@@ -100,6 +103,27 @@ class MapChooser:
             finer = self._features.find_finer(self._maps[-1])
             self._add_map(finer, None)
         return Chosen(self._maps, self._ratio)
+
+    def _choose_blocks(self, blocks: TokenBlocks) -> Chosen:
+        last, ratio = self.choose(None)
+        if last[0].layout is None:
+            if blocks.needs_tokens:
+                raise ValueError(
+                    "This explains transformers. The layer that is explained of this "
+                    f"model, {self._trial.path(last[0].operation)!r}, makes no tokens: "
+                    "pass another `preset` or `weighting`."
+                )
+            return Chosen(last, ratio)
+        found = self._features.find_blocks(last[0])
+        run = self._run(found)
+        cotangents = random_directions(ops.shape(run.embeddings))
+        gradients = run.pull_back(ops.cast(cotangents, "float32"))
+        worth = [
+            candidate
+            for candidate, x, y in zip(found, run.outputs, gradients, strict=True)
+            if is_worth_explaining(_to_numpy(x), _to_numpy(y), candidate.patches)
+        ]
+        return Chosen(worth or last, ratio)
 
     def _add_map(self, candidates: Iterator[FeatureMap], conv_layer: Any) -> bool:
         """Take the first candidate that a gradient reaches; tell if there is one."""
@@ -132,15 +156,12 @@ class MapChooser:
         shape = ops.shape(run.embeddings)
         cotangents = ops.cast(random_directions(shape), "float32")
         activations, gradients = (
-            ops.convert_to_numpy(ops.cast(x, "float32")).reshape(
-                shape[0], -1, x.shape[-1]
-            )
+            _to_numpy(x).reshape(shape[0], -1, x.shape[-1])
             for x in (run.outputs[-1], run.pull_back(cotangents)[-1])
         )
-        patches = slice(None) if candidate.layout is None else candidate.layout.patches
         if conv_layer is None:
-            return is_worth_explaining(activations, gradients, patches)
-        if not reaches_positions(gradients[:, patches]):
+            return is_worth_explaining(activations, gradients, candidate.patches)
+        if not reaches_positions(gradients[:, candidate.patches]):
             path = self._trial.path(candidate.operation)
             raise ValueError(
                 f"No gradient reaches the patches of {path!r} from the embedding: "
@@ -169,7 +190,7 @@ class MapChooser:
         )
         if gradients is None:
             return
-        rows = ops.convert_to_numpy(ops.cast(gradients, "float32"))
+        rows = _to_numpy(gradients)
         if not is_of_one_position(rows.reshape(shape[0], -1, rows.shape[-1])):
             return
         run = self._run([maps[0]])
@@ -182,6 +203,10 @@ class MapChooser:
         return run_and_record(
             self._model, self._trial.probe, operations, paths, self._source
         )
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    return ops.convert_to_numpy(ops.cast(tensor, "float32"))
 
 
 def check_layers(names: Any) -> list[Any]:

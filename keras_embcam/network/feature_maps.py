@@ -7,31 +7,19 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.attention import find_attention, is_inside
+from keras_embcam.network.call_kinds import (
+    adds,
+    makes_features,
+    makes_tokens,
+    normalizes,
+)
 from keras_embcam.network.locality import MIN_AGREEMENT, Locality, agreement
-from keras_embcam.network.noise_images import NUM_PROBES
 from keras_embcam.network.tokens import TokenFinder, TokenLayout, TokenOptions
 from keras_embcam.network.trial_run import Call, TrialRun, enclosing_paths
 
 _RANKS = (3, 4)
 _NOTHING_SAID = TokenOptions()
-
-# Layers that move, drop or scale activations rather than make them. What is off on
-# inference, such as dropout, returns what it was given: `Call.repeats`.
-_NOT_FEATURES = (
-    keras.layers.MaxPooling2D,
-    keras.layers.AveragePooling2D,
-    keras.layers.Reshape,
-    keras.layers.Permute,
-    keras.layers.Cropping2D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.UpSampling2D,
-    keras.layers.Rescaling,
-    keras.layers.Normalization,
-    keras.layers.Resizing,
-    keras.layers.CenterCrop,
-)
 
 
 @dataclass(frozen=True)
@@ -47,6 +35,20 @@ class Scales:
     num_scales: int
 
 
+@dataclass(frozen=True)
+class TokenBlocks:
+    """In place of the name of a layer: what enters the attentions of a transformer.
+
+    The normalisations in front of them, up to the one that is explained by default and
+    with as many tokens. Of a model without tokens, the map explained by default.
+
+    Attributes:
+        needs_tokens: whether a model without tokens is an error.
+    """
+
+    needs_tokens: bool = True
+
+
 class FeatureMap(NamedTuple):
     """What can be explained: a convolution's output, or tokens with their grid.
 
@@ -57,6 +59,11 @@ class FeatureMap(NamedTuple):
 
     operation: Any
     layout: TokenLayout | None = None
+
+    @property
+    def patches(self) -> slice:
+        """The positions that belong to the image."""
+        return slice(None) if self.layout is None else self.layout.patches
 
     def arrange(self, tensor: Any, image_size: Any) -> Any:
         """Return the output of the layer, or what has its shape, as (n, h, w, k)."""
@@ -109,7 +116,7 @@ class FeatureMaps:
     ) -> None:
         self._trial = trial
         self._first_tokens = next(
-            (i for i, call in enumerate(trial.calls) if _makes_tokens(call)), None
+            (i for i, call in enumerate(trial.calls) if makes_tokens(call)), None
         )
         self.has_tokens = self._first_tokens is not None
         self._attention = find_attention(trial) if self.has_tokens else {}
@@ -150,8 +157,8 @@ class FeatureMaps:
             return
         _refuse_hidden_convolution(self._trial, "")
         if self.has_tokens:
-            yield from self._find_tokens(_normalizes, with_maps=True)
-            yield from self._find_tokens(_adds, with_maps=False)
+            yield from self._find_tokens(normalizes, with_maps=True)
+            yield from self._find_tokens(adds, with_maps=False)
         yield from self.find_maps()
 
     def find_finer(self, found: FeatureMap) -> Iterator[FeatureMap]:
@@ -167,7 +174,7 @@ class FeatureMaps:
     def find_maps(self) -> Iterator[FeatureMap]:
         """Yield maps, the last one first; of a model with tokens those before them."""
         for call in reversed(self._trial.calls[: self._first_tokens]):
-            if not _makes_features(call):
+            if not makes_features(call):
                 path = self._trial.path(call.operation)
                 _refuse_hidden_convolution(self._trial, path)
             # One ReLU may serve many places; with weights it is a siamese network.
@@ -176,6 +183,32 @@ class FeatureMaps:
                     self._trial.find_operation(call.operation, "conv_layer", *_RANKS)
                 )
 
+    def find_blocks(self, last: FeatureMap) -> list[FeatureMap]:
+        """Return the normalised tokens in front of attentions, up to some tokens.
+
+        Where no attention is known, all normalised tokens. With the layout of the last
+        one, which is among them.
+        """
+        found: list[FeatureMap] = []
+        waiting: FeatureMap | None = None
+        for call in self._trial.calls[self._first_tokens :]:
+            path = self._trial.path(call.operation)
+            if path in self._attention and waiting is not None:
+                found.append(waiting)
+                waiting = None
+            is_norm = makes_tokens(call) and normalizes(call.operation)
+            if is_norm and self._is_called_once(call) and not call.repeats:
+                if not is_inside(path, self._attention):
+                    layout = self._tokens.find(call.operation)
+                    if layout is not None and layout == last.layout:
+                        waiting = FeatureMap(call.operation, layout)
+                        if not self._attention:
+                            found.append(waiting)
+            if call.operation is last.operation:
+                break
+        operations = [x.operation for x in found]
+        return found if last.operation in operations else [*found, last]
+
     def _find_tokens(
         self, fits: Callable[[Any], bool], with_maps: bool
     ) -> Iterator[FeatureMap]:
@@ -183,9 +216,9 @@ class FeatureMaps:
             path = self._trial.path(call.operation)
             if not self._is_called_once(call) or is_inside(path, self._attention):
                 continue
-            if with_maps and _makes_features(call) and self._is_map(call):
+            if with_maps and makes_features(call) and self._is_map(call):
                 yield FeatureMap(call.operation)
-            elif _makes_tokens(call) and not call.repeats and fits(call.operation):
+            elif makes_tokens(call) and not call.repeats and fits(call.operation):
                 if path not in self._attention:
                     layout = self._tokens.find(call.operation)
                     if layout is not None:
@@ -254,41 +287,6 @@ class FeatureMaps:
             "`token_grid=(h, w)`, and `num_prefix_tokens` where some stand behind the "
             "patches; else another `conv_layer`."
         )
-
-
-def _makes_tokens(call: Call) -> bool:
-    """Tell whether an output is (n, t, k), more than one token of several channels."""
-    shape = call.shape
-    return (
-        shape is not None
-        and len(shape) == 3
-        and min(shape[1:]) > 1
-        and shape[0] == NUM_PROBES
-    )
-
-
-def _normalizes(operation: Any) -> bool:
-    return "norm" in type(operation).__name__.lower()
-
-
-def _adds(operation: Any) -> bool:
-    """Tell whether it makes the sum of a block and what goes around it."""
-    if type(operation).__name__ == "Add":
-        return True
-    is_layer = isinstance(operation, keras.layers.Layer)
-    return is_layer and bool(flatten_layers(operation, include_self=False))
-
-
-def _makes_features(call: Call) -> bool:
-    return (
-        call.shape is not None
-        and len(call.shape) == 4
-        and call.shape[1] * call.shape[2] > 1
-        and not call.repeats
-        # An operation of a graph: a sum or an activation, not a pooling or a slice.
-        and (isinstance(call.operation, keras.layers.Layer) or call.keeps_shape)
-        and not isinstance(call.operation, _NOT_FEATURES)
-    )
 
 
 def _weights(operation: Any) -> list[Any]:

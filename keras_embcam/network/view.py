@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.choose_maps import MapChooser
-from keras_embcam.network.feature_maps import FeatureMaps, Scales
+from keras_embcam.network.feature_maps import FeatureMaps, Scales, TokenBlocks
 from keras_embcam.network.front import Fronts
 from keras_embcam.network.hooks import leave_unchanged
 from keras_embcam.network.noise_images import find_images, make_noise_images
@@ -145,7 +145,7 @@ class ModelView:
         self.fronts.at(self.image_size)  # now, since it must not be in a graph
         features = FeatureMaps(model, trial, self._token_options)
         chosen = MapChooser(model, trial, features, self._embedding).choose(conv_layer)
-        self._is_list = isinstance(conv_layer, list | tuple | Scales)
+        self._is_list = isinstance(conv_layer, list | tuple | Scales | TokenBlocks)
         # Those with the smallest maps first: `LayerFusion` counts on it.
         self._maps = sorted(chosen.maps, key=lambda x: math.prod(x.map_size(trial)))
         self._paths = [trial.path(x.operation) for x in self._maps]

@@ -1,0 +1,62 @@
+"""What kind of activations a call of a tried model makes, by shape and class."""
+
+from typing import Any
+
+import keras
+
+from keras_embcam.keras_private import flatten_layers
+from keras_embcam.network.noise_images import NUM_PROBES
+from keras_embcam.network.trial_run import Call
+
+# Layers that move, drop or scale activations rather than make them. What is off on
+# inference, such as dropout, returns what it was given: `Call.repeats`.
+_NOT_FEATURES = (
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.Reshape,
+    keras.layers.Permute,
+    keras.layers.Cropping2D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.UpSampling2D,
+    keras.layers.Rescaling,
+    keras.layers.Normalization,
+    keras.layers.Resizing,
+    keras.layers.CenterCrop,
+)
+
+
+def makes_tokens(call: Call) -> bool:
+    """Tell whether an output is (n, t, k), more than one token of several channels."""
+    shape = call.shape
+    return (
+        shape is not None
+        and len(shape) == 3
+        and min(shape[1:]) > 1
+        and shape[0] == NUM_PROBES
+    )
+
+
+def normalizes(operation: Any) -> bool:
+    """Tell by its class whether it is a normalisation."""
+    return "norm" in type(operation).__name__.lower()
+
+
+def adds(operation: Any) -> bool:
+    """Tell whether it makes the sum of a block and what goes around it."""
+    if type(operation).__name__ == "Add":
+        return True
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return is_layer and bool(flatten_layers(operation, include_self=False))
+
+
+def makes_features(call: Call) -> bool:
+    """Tell whether an output is (n, h, w, k) and made there, not moved or pooled."""
+    return (
+        call.shape is not None
+        and len(call.shape) == 4
+        and call.shape[1] * call.shape[2] > 1
+        and not call.repeats
+        # An operation of a graph: a sum or an activation, not a pooling or a slice.
+        and (isinstance(call.operation, keras.layers.Layer) or call.keeps_shape)
+        and not isinstance(call.operation, _NOT_FEATURES)
+    )
