@@ -1,6 +1,6 @@
 """All entries of a set are equally long, all its images and masks of one size."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ def check_lengths(entries: Mapping[str, Any], keys: Iterable[str], name: str) ->
 def _length(values: Any) -> int:
     if isinstance(values, tf.RaggedTensor):
         return int(values.nrows())
-    return len(values) if isinstance(values, list | tuple) or len(values.shape) else 0
+    return len(values) if isinstance(values, Sequence) or len(values.shape) else 0
 
 
 def check_sizes(
