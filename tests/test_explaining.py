@@ -20,7 +20,6 @@ from keras_embcam import (
 from keras_embcam.proxies import from_score, single_point
 from keras_embcam.running import compiled_functions as compiled
 
-module = importlib.import_module("keras_embcam.explaining")
 SIZE, WIDTH = 10, 4
 
 
@@ -51,7 +50,9 @@ def count_traces(model: keras.Model) -> int:
     return sum(x.num_traces for x in compiled.list_compiled(model))
 
 
-def test_the_examples_run() -> None:
+@pytest.mark.parametrize("name", ["explaining", "explaining_batches"])
+def test_the_examples_run(name) -> None:
+    module = importlib.import_module(f"keras_embcam.{name}")
     results = doctest.testmod(module)
     assert results.attempted and not results.failed
 
