@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from keras_embcam.cli.model_file import check_model_file
 from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
 
 
@@ -49,16 +50,6 @@ def check(options: argparse.Namespace) -> None:
     for path in options.images:
         if not path.exists():
             raise ValueError(f"`images` must exist. Received: {str(path)!r}")
-
-
-def check_model_file(path: Path) -> None:
-    """Check that a model is there.
-
-    Raises:
-        ValueError: where it is not.
-    """
-    if not path.exists():
-        raise ValueError(f"There is no model {str(path)!r}.")
 
 
 def run(options: argparse.Namespace) -> None:

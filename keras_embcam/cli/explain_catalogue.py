@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from keras_embcam.cli.explain import check_model_file
+from keras_embcam.cli.model_file import check_model_file
 from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
 
 

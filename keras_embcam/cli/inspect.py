@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_embcam.cli.explain import check_model_file
+from keras_embcam.cli.model_file import check_model_file
 
 
 def add_command(commands: Any) -> None:
