@@ -175,3 +175,11 @@ def test_an_error_leaves_nothing_behind(model) -> None:
             explain(model, make_images(), weighting=broken)
     np.testing.assert_array_equal(explain(model, make_images()), expected)
     assert "call" not in vars(model.get_layer("second"))
+
+
+def test_a_gallery_for_one_query_says_what_to_pass(parts) -> None:
+    model = parts.functional()
+    gallery = np.ones((5, 3), "float32")
+    with pytest.raises(ValueError, match=r"Received 5 for 1 images.*proxies\[None\]"):
+        explain(model, parts.images[:1], proxies=gallery)
+    assert explain(model, parts.images[:1], proxies=gallery[None]).shape[:2] == (1, 5)

@@ -22,6 +22,8 @@ from keras_embcam.network.trial_run import list_operations
 TOLERANCE = 0.75
 # Of what an image adds up to, that the sum of two may miss in bfloat16.
 ROUNDING = 0.02
+# Positions along a line of pixels that are looked at.
+NUM_LINES = 64
 # Of images that a graph leaves open: what crops or pads at all does so to one of them.
 OPEN_SIZES = (224, 224), (256, 448), (448, 256)
 
@@ -174,27 +176,25 @@ def _look(
     if first is None:
         return None
     zeros, convolution = first
-    ones, xs, ys, both = (
-        run(make)[0]
-        for make in (
-            lambda y, x: 0 * (y + x) + 1,
-            lambda y, x: 0 * y + x,
-            lambda y, x: y + 0 * x,
-            lambda y, x: (y + x) / 2,
-        )
-    )
-    spans = ones - zeros
+    ones = run(lambda y, x: 0 * (y + x) + 1)[0]
     # One channel tells: of the others some may be empty, as for a colour.
-    channel = np.argmax(
-        np.median(np.abs(spans), axis=(0, 1)) + np.abs(spans).mean((0, 1))
-    )
-    zeros, spans, xs, ys, both = (x[..., channel] for x in (zeros, spans, xs, ys, both))
+    some = tuple(slice(None, None, max(1, n // NUM_LINES)) for n in zeros.shape[:2])
+    channel = np.argmax(np.abs(ones[some] - zeros[some]).mean(axis=(0, 1)))
+    zeros = zeros[..., channel].copy()
+    spans = ones[..., channel] - zeros
+    del ones, first
     typical = np.median(np.abs(spans[spans != 0])) if spans.any() else 0.0
     shown = np.abs(spans) > 0.5 * typical
     if not np.isfinite(typical) or not typical or shown.sum() < 4:
         return None
-    xs, ys, both = ((x - zeros)[shown] / spans[shown] for x in (xs, ys, both))
-    if np.abs(both - (xs + ys) / 2).max() > ROUNDING:
+    divisors = np.where(shown, spans, 1)
+
+    def coordinates(make: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Any:
+        return (run(make)[0][..., channel] - zeros) / divisors
+
+    ys, xs = coordinates(lambda y, x: y + 0 * x), coordinates(lambda y, x: x + 0 * y)
+    both = coordinates(lambda y, x: (y + x) / 2)
+    if np.abs(both - (xs + ys) / 2)[shown].max() > ROUNDING:
         return None
     field = _find_field(shown, ys, xs, size, convolution)
     is_whole = field is not None and all(
@@ -216,9 +216,10 @@ def _find_field(
     """Return the field, None where coordinates do not rise evenly along the axes."""
     sides = []
     for axis, (coordinates, length) in enumerate(zip((ys, xs), size, strict=True)):
-        grid = np.full(shown.shape, np.nan)
-        grid[shown] = coordinates * (length - 1)
+        grid = np.where(shown, coordinates * (length - 1), np.nan)
         grid = grid if axis == 0 else grid.T
+        # All lines, at some places each: the middle of the padding may be one of them.
+        grid = grid[:, :: max(1, grid.shape[1] // NUM_LINES)]
         known = np.flatnonzero(np.isfinite(grid).any(axis=1))
         lines = grid[known]
         middle = np.nanmedian(lines, axis=1)

@@ -165,7 +165,13 @@ def _vectors(name: str, values: Any) -> Any:
 
 
 def _count_message(name: str, num_values: int, num_images: int) -> str:
-    return (
+    message = (
         f"`{name}` must have one row for each image. Received {num_values} for "
         f"{num_images} images. A single one without that axis serves all images."
     )
+    if name == "proxies" and num_images == 1:
+        message += (
+            " For several maps of one image, as of a query and its gallery, pass "
+            "`proxies[None]`, of the shape (1, m, d)."
+        )
+    return message
