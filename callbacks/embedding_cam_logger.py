@@ -86,8 +86,9 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             proxy of its label in a `Proxies` layer; or a function of the embeddings.
         class_proxies: (classes, d), fixed proxies by label instead.
         proxy_layer: name of the layer for "trained", if there is more than one.
-        weighting: "gradcam", "gradcam++", "layercam", "hirescam", "xgradcam", or a
-            function ``(activations, gradients) -> weights``.
+        weighting: "auto", which is Grad-CAM for maps and the preset "tokens" for
+            transformers; "gradcam", "gradcam++", "layercam", "hirescam", "xgradcam",
+            or a function ``(activations, gradients) -> weights``.
         top_channels: how many channels to keep, those with the highest weights.
         preset: a name that stands for layers and weighting, such as "localize".
         update_freq: "epoch", or every so many batches.
@@ -137,7 +138,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         proxy: str | Callable = "single_point",
         class_proxies: Any = None,
         proxy_layer: str | None = None,
-        weighting: str | Weighting = "gradcam",
+        weighting: str | Weighting = "auto",
         top_channels: int | None = None,
         preset: str | None = None,
         update_freq: str | int = "epoch",

@@ -37,8 +37,9 @@ class EmbeddingCAM(keras.layers.Wrapper):
         embedding_layer: name, path or object of the layer that makes the embedding;
             None for the model's output. A final L2 normalisation or softmax is
             stepped over: the raw embedding is what goes into it.
-        weighting: "gradcam", "gradcam++", "layercam", "hirescam", "xgradcam", or a
-            function ``(activations, gradients) -> weights``.
+        weighting: "auto", which is Grad-CAM for maps and the preset "tokens" for
+            transformers; "gradcam", "gradcam++", "layercam", "hirescam", "xgradcam",
+            or a function ``(activations, gradients) -> weights``.
         top_channels: how many channels to keep, those with the highest weights;
             None for all.
         preset: a name that stands for layers and weighting; None for the arguments
@@ -92,7 +93,7 @@ class EmbeddingCAM(keras.layers.Wrapper):
         conv_layer: Any = None,
         embedding_layer: Any = None,
         *,
-        weighting: str | Weighting = "gradcam",
+        weighting: str | Weighting = "auto",
         top_channels: int | None = None,
         preset: str | None = None,
         resize: bool = True,

@@ -73,7 +73,7 @@ def explain(
     target_class: Any = None,
     conv_layer: Any = None,
     embedding_layer: Any = None,
-    weighting: str | Weighting = "gradcam",
+    weighting: str | Weighting = "auto",
     top_channels: int | None = None,
     preset: str | None = None,
     resize: bool = True,
@@ -109,8 +109,9 @@ def explain(
             a list of several; None for the last one with more than one position.
         embedding_layer: name, path or object of the layer that makes the embedding;
             None for the model's output, before an L2 normalisation or a softmax.
-        weighting: "gradcam", "gradcam++", "layercam", "hirescam", "xgradcam", or a
-            function ``(activations, gradients) -> weights``.
+        weighting: "auto", which is Grad-CAM for maps and the preset "tokens" for
+            transformers; "gradcam", "gradcam++", "layercam", "hirescam", "xgradcam",
+            or a function ``(activations, gradients) -> weights``.
         top_channels: how many channels to keep, those with the highest weights; None
             for all.
         preset: a name that stands for layers and weighting, such as "localize"; None

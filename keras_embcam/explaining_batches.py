@@ -26,7 +26,7 @@ def explain_batches(
     target_class: Any = None,
     conv_layer: Any = None,
     embedding_layer: Any = None,
-    weighting: str | Weighting = "gradcam",
+    weighting: str | Weighting = "auto",
     top_channels: int | None = None,
     preset: str | None = None,
     resize: bool = True,

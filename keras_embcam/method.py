@@ -5,9 +5,17 @@ from typing import Any
 
 import keras
 
+from keras_embcam.network.feature_maps import TokenBlocks
 from keras_embcam.network.trial_run import list_operations
 from keras_embcam.presets import LayerFusion, get_preset
-from keras_embcam.weightings import Weighting, check_top_channels, get_weighting
+from keras_embcam.weightings import (
+    Weighting,
+    check_top_channels,
+    get_weighting,
+    gradcam,
+)
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +28,8 @@ class Method:
     images and travel beside them.
 
     Args:
-        weighting: see `EmbeddingCAM`, also for all others.
+        weighting: see `EmbeddingCAM`, also for all others. "auto" is Grad-CAM for maps
+            and the preset "tokens" for transformers.
         top_channels: how many channels to keep, None for all.
         conv_layer: a name, path or object of a layer, a list of several, or None.
         embedding_layer: a name, path or object of a layer, or None.
@@ -52,11 +61,12 @@ class Method:
         if isinstance(self.conv_layer, list):
             object.__setattr__(self, "conv_layer", tuple(self.conv_layer))
         check_top_channels(self.top_channels)
-        get_weighting(self.weighting)
+        if self.weighting != AUTO:
+            get_weighting(self.weighting)
         if self.preset is None:
             return
         get_preset(self.preset)
-        if self.weighting != "gradcam" or self.top_channels is not None:
+        if self.weighting not in (AUTO, "gradcam") or self.top_channels is not None:
             raise ValueError(
                 f"`preset={self.preset!r}` states the weighting and the channels "
                 "itself. Leave out `weighting` and `top_channels`. Received: "
@@ -68,13 +78,28 @@ class Method:
         """The layers to explain: those named, else those of the preset, else None."""
         if self.conv_layer is None and self.preset is not None:
             return get_preset(self.preset).conv_layer
+        if self.conv_layer is None and self.weighting == AUTO:
+            return TokenBlocks(needs_tokens=False)
         return self.conv_layer
 
     @property
     def weigh(self) -> Weighting | LayerFusion:
         """The function that makes weights, or fused maps of several layers."""
+        return self.weigh_for(False)
+
+    def weigh_for(self, makes_tokens: bool) -> Weighting | LayerFusion:
+        """Return the function that makes weights, or fused maps of several layers.
+
+        Args:
+            makes_tokens: whether the layers that are explained make tokens: "auto"
+                depends on it. With `top_channels` it weighs channels in any case.
+        """
         if self.preset is not None:
             return get_preset(self.preset).weighting
+        if self.weighting == AUTO:
+            if makes_tokens and self.top_channels is None:
+                return get_preset("tokens").weighting
+            return gradcam
         return get_weighting(self.weighting)
 
     @property

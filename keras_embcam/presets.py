@@ -16,8 +16,8 @@ from keras_embcam.heatmaps import (
     resize_heatmaps,
     scale_heatmaps,
 )
-from keras_embcam.network.feature_maps import Scales
-from keras_embcam.weightings import gradcam, layercam
+from keras_embcam.network.feature_maps import Scales, TokenBlocks
+from keras_embcam.weightings import gradcam, hirescam, layercam
 
 Tensor = Any
 
@@ -97,8 +97,49 @@ def localize(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tens
     return fused * gate / (gate + HALF_OPEN**2)
 
 
+def explain_tokens(
+    activations: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> Tensor:
+    """Return what follows the proxy where the embedding depends on it (our own).
+
+    ``H = F * L``. F is the mean over the blocks of a transformer of the element-wise
+    maps ``relu(sum_k A_k G_k)`` of what enters their attention, each value averaged
+    with its neighbours (3 x 3) and each map divided by its maximum: it follows the
+    proxy. L is the mean of the lengths of the gradient at the same places, likewise: it
+    does not follow the proxy, and says where the embedding would change. A channel's
+    mean gradient says little on tokens, which do not share their channels' meaning.
+
+    Args:
+        activations: of each block (n, h, w, k) float32, the first block first.
+        gradients: of the score, the same shapes.
+
+    Returns:
+        (n, h, w) float32 in [0, 1].
+
+    Example: two patches in a row of which the second one speaks for the proxy.
+
+    >>> import numpy as np
+    >>> activations = np.float32([[[[1, 2], [2, 1]]]])
+    >>> gradients = np.float32([[[[0, -1], [3, 4]]]])
+    >>> heatmaps = np.asarray(explain_tokens([activations], [gradients]))
+    >>> np.rint(10 * heatmaps).astype(int).tolist()
+    [[[2, 10]]]
+    """
+    layers = list(zip(activations, gradients, strict=True))
+    elements = [combine_channels(a, hirescam(a, g)) for a, g in layers]
+    elements = [
+        ops.average_pool(
+            x[..., None], NEIGHBOURHOOD, 1, "same", data_format="channels_last"
+        )[..., 0]
+        for x in elements
+    ]
+    lengths = [ops.norm(g, axis=-1) for _, g in layers]
+    return fuse_heatmaps(elements) * fuse_heatmaps(lengths)
+
+
 PRESETS: dict[str, Preset] = {
     "localize": Preset(LayerFusion(localize), Scales(3), "otsu"),
+    "tokens": Preset(LayerFusion(explain_tokens), TokenBlocks(), 0.2),
 }
 
 

@@ -72,7 +72,7 @@ def test_a_preset_names_its_layers(folder, tmp_path, capsys):
     assert run(folder, image, "--preset", "localize", "--out", tmp_path) == 0
     assert capsys.readouterr().out.startswith("layer: last, first, maps of 30 x 30")
     assert run(folder, image, "--preset", "localise", "--out", tmp_path) == 2
-    assert "`preset` must be one of ['localize']" in capsys.readouterr().err
+    assert "`preset` must be one of ['localize', 'tokens']" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

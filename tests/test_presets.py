@@ -296,7 +296,8 @@ class TestSeveralLayers:
 
 class TestNames:
     def test_an_unknown_preset_lists_the_known_ones(self, model):
-        with pytest.raises(ValueError, match=r"one of \['localize'\].*'other'"):
+        known = r"one of \['localize', 'tokens'\].*'other'"
+        with pytest.raises(ValueError, match=known):
             explain(model, IMAGES, preset="other")
 
     @pytest.mark.parametrize(

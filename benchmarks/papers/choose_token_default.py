@@ -32,8 +32,8 @@ from keras_embcam.network.trial_run import TrialRun
 from keras_embcam.proxies import class_mean
 
 NUM_BIRDS = 120
-NUM_CURVES = 40
-NUM_STEPS = 8
+NUM_CURVES = 20
+NUM_STEPS = 5
 NUM_MONTAGES = 100
 BATCH = 40
 PARTS = {"choose": "first_half", "report": "second_half"}
@@ -187,7 +187,9 @@ CANDIDATES: dict[str, Callable[[Maps], np.ndarray]] = {
 }
 
 
-def judge(model: keras.Model, examples: dict[str, np.ndarray]) -> dict[str, tuple]:
+def judge(
+    model: keras.Model, examples: dict[str, np.ndarray], names: list[str]
+) -> dict[str, tuple]:
     """Return for each candidate: ratio, insertion - deletion, asked half."""
     images, labels = examples["image"], examples["label"]
     classes, labels = np.unique(labels, return_inverse=True)
@@ -207,7 +209,8 @@ def judge(model: keras.Model, examples: dict[str, np.ndarray]) -> dict[str, tupl
         return model.predict(batch, batch_size=NUM_CURVES, verbose=0)
 
     found = {}
-    for name, candidate in CANDIDATES.items():
+    for name in names:
+        candidate = CANDIDATES[name]
         size = images.shape[1:3]
         heatmaps = np.asarray(resize_heatmaps(candidate(own), size))
         ratio = np.nanmean(
@@ -268,15 +271,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--part", choices=PARTS, default="choose")
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--only", nargs="*", default=list(CANDIDATES), metavar="NAME")
     options = parser.parse_args()
     examples = load(options.data, PARTS[options.part])
     columns = {
-        pooling: judge(model, examples)
+        pooling: judge(model, examples, options.only)
         for pooling, model in make_models(options).items()
     }
     print(f"| candidate ({options.part}) | {' | '.join(columns)} |")
     print(f"| --- |{' --- |' * len(columns)}")
-    for name in CANDIDATES:
+    for name in options.only:
         cells = [
             ", ".join(f"{x:.2f}" for x in column[name]) for column in columns.values()
         ]

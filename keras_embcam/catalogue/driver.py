@@ -48,7 +48,7 @@ def explain_catalogue(
     images_per_part: int = 256,
     conv_layer: str | None = None,
     embedding_layer: str | None = None,
-    weighting: str = "gradcam",
+    weighting: str = "auto",
     top_channels: int | None = None,
     preset: str | None = None,
     preprocessing_function: str | Callable | None = None,
@@ -106,7 +106,7 @@ def explain_catalogue(
         conv_layer: name or path of the layer to explain; None for the last convolution.
         embedding_layer: name or path of the layer that makes the embedding; None for
             the model's output.
-        weighting: a name, such as "gradcam" or "layercam".
+        weighting: a name, such as "auto" or "layercam".
         top_channels: how many channels to keep; None for all.
         preset: a name that stands for layers and weighting, such as "localize"; boxes
             are then found by its rule.

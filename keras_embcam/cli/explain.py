@@ -22,7 +22,7 @@ def add_command(commands: Any) -> None:
     )
     explain.add_argument("--conv-layer", help="default: the last convolution")
     explain.add_argument("--embedding-layer", help="default: the model's output")
-    explain.add_argument("--weighting", default="gradcam")
+    explain.add_argument("--weighting", default="auto")
     explain.add_argument("--top-channels", type=int)
     explain.add_argument(
         "--preset", help='a named combination, such as "localize"; default: none'

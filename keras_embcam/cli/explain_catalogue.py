@@ -41,7 +41,7 @@ def add_command(commands: Any) -> None:
     catalogue.add_argument("--images-per-part", type=int, default=256)
     catalogue.add_argument("--conv-layer", help="default: the last convolution")
     catalogue.add_argument("--embedding-layer", help="default: the model's output")
-    catalogue.add_argument("--weighting", default="gradcam")
+    catalogue.add_argument("--weighting", default="auto")
     catalogue.add_argument("--top-channels", type=int)
     catalogue.add_argument(
         "--preset", help='a named combination, such as "localize"; default: none'

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
-from keras import ops
 
 from keras_embcam.network.attention import find_attention, is_inside
 from keras_embcam.network.call_kinds import (
@@ -14,8 +13,9 @@ from keras_embcam.network.call_kinds import (
     makes_tokens,
     normalizes,
 )
+from keras_embcam.network.feature_map import FeatureMap
 from keras_embcam.network.locality import MIN_AGREEMENT, Locality, agreement
-from keras_embcam.network.tokens import TokenFinder, TokenLayout, TokenOptions
+from keras_embcam.network.tokens import TokenFinder, TokenOptions
 from keras_embcam.network.trial_run import Call, TrialRun, enclosing_paths
 
 _RANKS = (3, 4)
@@ -47,55 +47,6 @@ class TokenBlocks:
     """
 
     needs_tokens: bool = True
-
-
-class FeatureMap(NamedTuple):
-    """What can be explained: a convolution's output, or tokens with their grid.
-
-    Attributes:
-        operation: the layer.
-        layout: of its tokens, None where the output is 4-D.
-    """
-
-    operation: Any
-    layout: TokenLayout | None = None
-
-    @property
-    def patches(self) -> slice:
-        """The positions that belong to the image."""
-        return slice(None) if self.layout is None else self.layout.patches
-
-    def arrange(self, tensor: Any, image_size: Any) -> Any:
-        """Return the output of the layer, or what has its shape, as (n, h, w, k)."""
-        if self.layout is None:
-            return tensor
-        return self.layout.at(image_size, tensor.shape[1]).arrange(tensor)
-
-    def put_back(self, tensor: Any, activations: Any, image_size: Any) -> Any:
-        """Return the output of the layer with others in place of its activations.
-
-        What is no activation, such as the class token, stays.
-
-        Args:
-            tensor: the output of the layer.
-            activations: (n, h, w, k), as of `arrange`.
-            image_size: (H, W) of the images.
-        """
-        activations = ops.cast(activations, tensor.dtype)
-        if self.layout is None:
-            return activations
-        patches = self.layout.at(image_size, tensor.shape[1]).patches
-        shape = ops.shape(activations)
-        rows = ops.reshape(activations, (shape[0], -1, shape[-1]))
-        parts = [tensor[:, : patches.start], rows, tensor[:, patches.stop :]]
-        return ops.concatenate(parts, axis=1)
-
-    def map_size(self, trial: TrialRun) -> tuple[int, int]:
-        """Return (h, w) of the map that the trial run made."""
-        if self.layout is not None:
-            return self.layout.grid
-        _, height, width, _ = trial.first_call(self.operation).shape or (0, 0, 0, 0)
-        return height, width
 
 
 class FeatureMaps:

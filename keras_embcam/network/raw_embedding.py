@@ -9,11 +9,17 @@ from keras import ops, tree
 from keras_embcam.network.cosine_heads import find_cosine_head
 from keras_embcam.network.layer_norms import are_same, find_token, undo_scale
 from keras_embcam.network.trial_run import Call, TrialRun, vectors_of
+from keras_embcam.network.vector_rows import (
+    TOLERANCE,
+    is_fixed,
+    is_parallel,
+    is_probabilities,
+    is_unit,
+    row_lengths,
+    softmax,
+)
 
 Tensor = Any
-
-# Wide enough for bfloat16, which keeps 8 bits.
-TOLERANCE = 0.02
 
 
 class EmbeddingSource(NamedTuple):
@@ -93,7 +99,7 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
     if not told.any():
         return source
     is_named = embedding_layer is not None
-    is_softmax = _is_probabilities(values[told])
+    is_softmax = is_probabilities(values[told])
     if is_softmax:
         source = _before_softmax(trial, values, told, source, is_named)
     if not is_named:
@@ -150,21 +156,21 @@ def _before_normalization(
         if tensor is None or tensor.shape != values.shape:
             return None
         rows = tensor[told]
-        return _lengths(rows) if _is_parallel(rows, values[told]) else None
+        return row_lengths(rows) if is_parallel(rows, values[told]) else None
 
-    if not _is_fixed(_lengths(values[told])):
+    if not is_fixed(row_lengths(values[told])):
         return source
     # A factor behind the normalisation makes the lengths equal and not one.
-    normalized = _is_unit(_lengths(values[told]))
+    normalized = is_unit(row_lengths(values[told]))
     for call in reversed(trial.calls):
         made = along(call.output)
-        if made is not None and _is_unit(made):
+        if made is not None and is_unit(made):
             normalized = True
             for index, tensor in enumerate(call.inputs):
                 lengths = along(tensor)
-                if lengths is not None and not _is_unit(lengths):
+                if lengths is not None and not is_unit(lengths):
                     return _replace(source, trial, call, "input", index)
-        elif made is not None and normalized and not _is_fixed(made):
+        elif made is not None and normalized and not is_fixed(made):
             # The code between this call and the next one normalises.
             return _replace(source, trial, call, "output", 0)
     return source
@@ -246,7 +252,7 @@ def _before_softmax(
         if _is_dense_softmax(call.operation):
             return _replace(source, trial, call, "logits", 0)
         for index, tensor in enumerate(call.inputs):
-            if is_close(_softmax(tensor)) and not is_close(tensor):
+            if is_close(softmax(tensor)) and not is_close(tensor):
                 return _replace(source, trial, call, "input", index)
     activation = getattr(source.operation, "activation", None)
     if is_named and activation is not keras.activations.softmax:
@@ -281,36 +287,4 @@ def _is_dense_softmax(operation: Any) -> bool:
         isinstance(operation, keras.layers.Dense)
         and operation.activation is keras.activations.softmax
         and getattr(operation, "quantization_mode", None) is None
-    )
-
-
-def _lengths(rows: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(rows, axis=1)
-
-
-def _is_fixed(lengths: np.ndarray) -> bool:
-    return bool(np.ptp(lengths) < TOLERANCE * lengths.mean())
-
-
-def _is_unit(lengths: np.ndarray) -> bool:
-    return bool(np.all(np.abs(lengths - 1) < TOLERANCE))
-
-
-def _is_parallel(rows: np.ndarray, others: np.ndarray) -> bool:
-    products = np.sum(rows * others, axis=1)
-    return bool(np.all(products > (1 - 1e-3) * _lengths(rows) * _lengths(others)))
-
-
-def _softmax(tensor: np.ndarray | None) -> np.ndarray | None:
-    if tensor is None:
-        return None
-    shifted = np.exp(tensor - tensor.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
-
-
-def _is_probabilities(rows: np.ndarray) -> bool:
-    return (
-        rows.shape[1] > 1
-        and bool(np.all(rows >= 0))
-        and bool(np.all(np.abs(rows.sum(axis=1) - 1) < TOLERANCE))
     )

@@ -71,6 +71,7 @@ class ModelView:
     Attributes:
         conv_layer: path of the layer that is explained, or a list of paths.
         num_prefix_tokens: that stand before its patches, or a list; 0 for maps.
+        makes_tokens: whether tokens are explained.
         embedding: description of the tensor that is taken for the raw embedding.
         embedding_width: d.
         cosine_head: path of the layer that makes similarities to classes of it, which
@@ -145,7 +146,9 @@ class ModelView:
         self.fronts.at(self.image_size)  # now, since it must not be in a graph
         features = FeatureMaps(model, trial, self._token_options)
         chosen = MapChooser(model, trial, features, self._embedding).choose(conv_layer)
-        self._is_list = isinstance(conv_layer, list | tuple | Scales | TokenBlocks)
+        self.makes_tokens = all(x.layout is not None for x in chosen.maps)
+        is_of_blocks = isinstance(conv_layer, TokenBlocks) and self.makes_tokens
+        self._is_list = isinstance(conv_layer, list | tuple | Scales) or is_of_blocks
         # Those with the smallest maps first: `LayerFusion` counts on it.
         self._maps = sorted(chosen.maps, key=lambda x: math.prod(x.map_size(trial)))
         self._paths = [trial.path(x.operation) for x in self._maps]

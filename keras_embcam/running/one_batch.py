@@ -55,7 +55,9 @@ def explain_images(
     recording = view.record(images)
     embeddings = recording.embeddings
     proxies = resolve_proxies(view, recording, proxies)
-    heatmaps = compute_heatmaps(recording, proxies, method.weigh, method.top_channels)
+    heatmaps = compute_heatmaps(
+        recording, proxies, method.weigh_for(view.makes_tokens), method.top_channels
+    )
     if method.resize:
         heatmaps = resize_to_images(view, heatmaps, images)
     if method.normalize:

@@ -1,0 +1,194 @@
+"""Tests of what a person gets who explains a transformer: `explain(model, images)`."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from keras_embcam import EmbeddingCAM, explain
+from keras_embcam.network.feature_maps import TokenBlocks
+from keras_embcam.network.view import ModelView
+from keras_embcam.presets import explain_tokens
+
+WIDTH = 16
+IMAGES = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype("float32")
+
+
+@keras.saving.register_keras_serializable("tests_tokens")
+class ClassToken(layers.Layer):
+    """Puts a class token in front."""
+
+    def build(self, shape: Any) -> None:
+        self.token = self.add_weight(shape=(1, 1, WIDTH), initializer="random_normal")
+
+    def call(self, x: Any) -> Any:
+        token = ops.cast(ops.tile(self.token, (ops.shape(x)[0], 1, 1)), x.dtype)
+        return ops.concatenate([token, x], axis=1)
+
+
+def transformer(pooled: bool = False, dtype: Any = None) -> keras.Model:
+    """Return a ViT of two blocks on 4 x 4 patches."""
+    with_dtype = {"dtype": dtype}
+    images = keras.Input((32, 32, 3))
+    x = layers.Rescaling(1 / 64, -2, **with_dtype)(images)
+    x = layers.Conv2D(WIDTH, 8, 8, name="patches", **with_dtype)(x)
+    x = ClassToken(**with_dtype)(layers.Reshape((16, WIDTH), **with_dtype)(x))
+    for number in range(2):
+        y = layers.LayerNormalization(name=f"norm1_{number}", **with_dtype)(x)
+        x = x + layers.MultiHeadAttention(2, 8, **with_dtype)(y, y)
+        y = layers.LayerNormalization(**with_dtype)(x)
+        x = x + layers.Dense(WIDTH, activation="gelu", **with_dtype)(y)
+    x = layers.LayerNormalization(name="final", **with_dtype)(x)
+    x = (
+        layers.Lambda(lambda x: ops.mean(x[:, 1:], axis=1), **with_dtype)(x)
+        if (pooled)
+        else x[:, 0]
+    )
+    return keras.Model(images, layers.Dense(5, **with_dtype)(x))
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    """Return a ViT whose embedding is made of the class token."""
+    keras.utils.set_random_seed(0)
+    return transformer()
+
+
+def expected_map(model: keras.Model) -> np.ndarray:
+    """Return the maps by a plain tape over a model cut by hand, and loops."""
+    names = ["norm1_0", "norm1_1"]
+    parts = keras.Model(model.inputs, [model.get_layer(x).output for x in names])
+    full = keras.Model(model.inputs, [*parts.outputs, model.outputs[0]])
+    with tf.GradientTape() as tape:
+        *tokens, embeddings = full(IMAGES)
+        units = tf.stop_gradient(tf.math.l2_normalize(embeddings, axis=1))
+        score = tf.reduce_sum(embeddings * units)
+    gradients = tape.gradient(score, tokens)
+    heatmaps = []
+    for image in range(len(IMAGES)):
+        followed, lengths = np.zeros((4, 4)), np.zeros((4, 4))
+        for a, g in zip(tokens, gradients, strict=True):
+            products = np.maximum((a[image] * g[image]).numpy().sum(axis=1)[1:], 0)
+            products = products.reshape(4, 4)
+            blurred = np.zeros((4, 4))
+            for i in range(4):
+                for j in range(4):
+                    near = products[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+                    blurred[i, j] = near.mean()
+            followed += blurred / max(blurred.max(), 1e-30) / 2
+            norms = np.linalg.norm(g[image].numpy()[1:], axis=1).reshape(4, 4)
+            lengths += norms / norms.max() / 2
+        product = followed * lengths
+        heatmaps.append(product / max(product.max(), 1e-30))
+    return np.array(heatmaps)
+
+
+def grid_map(model: Any, **options: Any) -> np.ndarray:
+    return np.asarray(explain(model, IMAGES, resize=False, **options))
+
+
+def test_no_argument_gives_the_preset(model: keras.Model) -> None:
+    heatmaps = explain(model, IMAGES)
+    assert heatmaps.shape == (3, 32, 32)
+    np.testing.assert_array_equal(heatmaps, explain(model, IMAGES, preset="tokens"))
+    found = grid_map(model)
+    np.testing.assert_allclose(found, expected_map(model), rtol=1e-3, atol=1e-5)
+    assert not np.allclose(found, grid_map(model, weighting="gradcam"), atol=0.1)
+
+
+def test_the_layers_of_the_preset(model: keras.Model) -> None:
+    view = ModelView(model, TokenBlocks())
+    assert view.conv_layer == ["norm1_0", "norm1_1"]
+    assert view.makes_tokens and view.num_prefix_tokens == [1, 1]
+    pooled = ModelView(transformer(pooled=True), TokenBlocks())
+    assert pooled.conv_layer == ["norm1_0", "norm1_1", "final"]
+
+
+def convolutional() -> keras.Model:
+    """Return a network without tokens."""
+    return keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Conv2D(4, 3, 4, activation="relu", name="conv"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ]
+    )
+
+
+def test_networks_without_tokens_are_explained_as_before() -> None:
+    network = convolutional()
+    np.testing.assert_array_equal(
+        explain(network, IMAGES), explain(network, IMAGES, weighting="gradcam")
+    )
+    assert ModelView(network, TokenBlocks(needs_tokens=False)).conv_layer == "conv"
+    with pytest.raises(ValueError, match="'conv', makes no tokens: pass another `pr"):
+        explain(network, IMAGES, preset="tokens")
+
+
+def test_every_weighting_takes_tokens(model: keras.Model) -> None:
+    for name in ("gradcam", "gradcam++", "layercam", "hirescam", "xgradcam"):
+        assert grid_map(model, weighting=name).shape == (3, 4, 4)
+    assert grid_map(model, top_channels=4).shape == (3, 4, 4)
+
+
+def test_several_proxies_for_each_image(model: keras.Model) -> None:
+    proxies = np.random.default_rng(1).normal(size=(3, 2, 5)).astype("float32")
+    both = grid_map(model, proxies=proxies)
+    for number in range(2):
+        one = grid_map(model, proxies=proxies[:, number])
+        np.testing.assert_allclose(both[:, number], one, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_that_explains_is_saved_and_loaded(
+    model: keras.Model, tmp_path: Any
+) -> None:
+    cam = EmbeddingCAM(model, resize=False)
+    _, heatmaps = cam(IMAGES)
+    np.testing.assert_allclose(heatmaps, grid_map(model), rtol=1e-4, atol=1e-5)
+    whole = cam.as_model()
+    whole.save(tmp_path / "cam.keras")
+    loaded = keras.models.load_model(tmp_path / "cam.keras")
+    again = loaded.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(again[1], heatmaps, rtol=1e-4, atol=1e-5)
+    whole.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(tmp_path / "served")
+    np.testing.assert_allclose(served.serve(IMAGES)[1], heatmaps, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_compiled(model: keras.Model, jit_compile: bool) -> None:
+    cam = EmbeddingCAM(model, resize=False)
+    compiled = tf.function(lambda x: cam(x)[1], jit_compile=jit_compile)
+    np.testing.assert_allclose(
+        compiled(tf.constant(IMAGES)), grid_map(model), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision(model: keras.Model, policy: str) -> None:
+    half = transformer(dtype=policy)
+    half.set_weights(model.get_weights())
+    found, expected = grid_map(half).ravel(), grid_map(model).ravel()
+    assert np.corrcoef(found, expected)[0, 1] > 0.99
+    view = ModelView(half)
+    assert (view.conv_layer, view.num_prefix_tokens) == ("norm1_1", 1)
+
+
+def test_two_replicas() -> None:
+    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        shared = transformer()
+    alone = transformer()
+    alone.set_weights(shared.get_weights())
+    np.testing.assert_allclose(grid_map(shared), grid_map(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_map_stays_empty() -> None:
+    zeros = np.zeros((1, 2, 2, 3), "float32")
+    heatmaps = np.asarray(explain_tokens([zeros], [zeros]))
+    assert np.array_equal(heatmaps, np.zeros((1, 2, 2)))
