@@ -50,6 +50,9 @@ class EmbeddingCAM(keras.layers.Wrapper):
         resize: True for heatmaps of the size of the images (bilinear, pixel centres
             aligned), False for the size of the activations.
         normalize: True to divide each heatmap by its maximum.
+        token_grid: (h, w) of the patches among the tokens of a transformer; None to
+            find it.
+        num_prefix_tokens: tokens before the patches; None to find it.
 
     Call arguments:
         images: (n, H, W, c) in the range that the model expects, or the structure
@@ -98,6 +101,8 @@ class EmbeddingCAM(keras.layers.Wrapper):
         preset: str | None = None,
         resize: bool = True,
         normalize: bool = True,
+        token_grid: tuple[int, int] | None = None,
+        num_prefix_tokens: int | None = None,
         **kwargs: Any,
     ) -> None:
         check_model(model)
@@ -114,6 +119,8 @@ class EmbeddingCAM(keras.layers.Wrapper):
             preset=preset,
             resize=resize,
             normalize=normalize,
+            token_grid=token_grid,
+            num_prefix_tokens=num_prefix_tokens,
         ).bind(model)
         self._view: ModelView | None = None
 
@@ -132,8 +139,7 @@ class EmbeddingCAM(keras.layers.Wrapper):
         return self._view
 
     def _look(self, images: Any) -> ModelView:
-        method = self.method
-        return ModelView(self.layer, method.layers, method.embedding_layer, images)
+        return self.method.look(self.layer, images)
 
     def call(self, images: Any, proxies: Any = None) -> tuple[Tensor, Tensor]:
         """Return ``(embeddings, heatmaps)``; see the class."""

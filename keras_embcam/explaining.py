@@ -29,6 +29,8 @@ def explain(
     preset: str | None = ...,
     resize: bool = ...,
     normalize: bool = ...,
+    token_grid: tuple[int, int] | None = ...,
+    num_prefix_tokens: int | None = ...,
     details: Literal[False] = ...,
     preprocessing_function: str | Callable[..., Any] | None = ...,
     image_size: tuple[int, int] | None = ...,
@@ -54,6 +56,8 @@ def explain(
     preset: str | None = ...,
     resize: bool = ...,
     normalize: bool = ...,
+    token_grid: tuple[int, int] | None = ...,
+    num_prefix_tokens: int | None = ...,
     details: Literal[True],
     preprocessing_function: str | Callable[..., Any] | None = ...,
     image_size: tuple[int, int] | None = ...,
@@ -78,6 +82,8 @@ def explain(
     preset: str | None = None,
     resize: bool = True,
     normalize: bool = True,
+    token_grid: tuple[int, int] | None = None,
+    num_prefix_tokens: int | None = None,
     details: bool = False,
     preprocessing_function: str | Callable[..., Any] | None = None,
     image_size: tuple[int, int] | None = None,
@@ -119,6 +125,10 @@ def explain(
         resize: True for maps of the size of the images (bilinear), False for the size
             of the activations.
         normalize: True to divide each map by its maximum.
+        token_grid: (h, w) of the patches among the tokens of a transformer; None to
+            find it by changing parts of noise images.
+        num_prefix_tokens: class, distillation and register tokens before the patches;
+            None to find it.
         details: True to return embeddings, scores and images too.
         preprocessing_function: applied to each batch of images before the model, where
             that does not scale them itself, such as
@@ -168,6 +178,8 @@ def explain(
             preset=preset,
             resize=resize,
             normalize=normalize,
+            token_grid=token_grid,
+            num_prefix_tokens=num_prefix_tokens,
             preprocessing_function=preprocessing_function,
             image_size=image_size,
             strict=strict,

@@ -31,6 +31,8 @@ def explain_batches(
     preset: str | None = None,
     resize: bool = True,
     normalize: bool = True,
+    token_grid: tuple[int, int] | None = None,
+    num_prefix_tokens: int | None = None,
     preprocessing_function: str | Callable[..., Any] | None = None,
     image_size: tuple[int, int] | None = None,
     strict: bool = False,
@@ -56,6 +58,8 @@ def explain_batches(
         preset: a name that stands for layers and weighting, or None.
         resize: True for maps of the size of the images.
         normalize: True to divide each map by its maximum.
+        token_grid: (h, w) of the patches among a transformer's tokens, or None.
+        num_prefix_tokens: tokens before the patches, or None.
         preprocessing_function: applied to each batch of images before the model, or
             its name.
         image_size: (H, W) that files are resized to, or None.
@@ -90,6 +94,8 @@ def explain_batches(
         preset=preset,
         resize=resize,
         normalize=normalize,
+        token_grid=token_grid,
+        num_prefix_tokens=num_prefix_tokens,
     )
     source = ImageSource(
         images,

@@ -6,7 +6,9 @@ from typing import Any
 import keras
 
 from keras_embcam.network.feature_maps import TokenBlocks
+from keras_embcam.network.tokens import check_token_options
 from keras_embcam.network.trial_run import list_operations
+from keras_embcam.network.view import ModelView
 from keras_embcam.presets import LayerFusion, get_preset
 from keras_embcam.weightings import (
     Weighting,
@@ -36,6 +38,8 @@ class Method:
         preset: a name that stands for layers and weighting, or None.
         resize: whether heatmaps have the size of the images.
         normalize: whether each heatmap is divided by its maximum.
+        token_grid: (h, w) of the patches among tokens, None to find it.
+        num_prefix_tokens: tokens before the patches, None to find it.
 
     Raises:
         ValueError: for an unknown weighting or preset, a preset beside what it states
@@ -56,11 +60,15 @@ class Method:
     preset: str | None = None
     resize: bool = True
     normalize: bool = True
+    token_grid: tuple[int, int] | None = None
+    num_prefix_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.conv_layer, list):
             object.__setattr__(self, "conv_layer", tuple(self.conv_layer))
         check_top_channels(self.top_channels)
+        grid, _ = check_token_options(self.token_grid, self.num_prefix_tokens)
+        object.__setattr__(self, "token_grid", grid)
         if self.weighting != AUTO:
             get_weighting(self.weighting)
         if self.preset is None:
@@ -86,6 +94,22 @@ class Method:
     def weigh(self) -> Weighting | LayerFusion:
         """The function that makes weights, or fused maps of several layers."""
         return self.weigh_for(False)
+
+    def look(self, model: keras.Model, images: Any = None) -> ModelView:
+        """Find what this method explains in a model.
+
+        Args:
+            model: any Keras model.
+            images: a batch, or symbols of its shape, where the model leaves it open.
+        """
+        return ModelView(
+            model,
+            self.layers,
+            self.embedding_layer,
+            images,
+            token_grid=self.token_grid,
+            num_prefix_tokens=self.num_prefix_tokens,
+        )
 
     def weigh_for(self, makes_tokens: bool) -> Weighting | LayerFusion:
         """Return the function that makes weights, or fused maps of several layers.

@@ -192,3 +192,15 @@ def test_an_empty_map_stays_empty() -> None:
     zeros = np.zeros((1, 2, 2, 3), "float32")
     heatmaps = np.asarray(explain_tokens([zeros], [zeros]))
     assert np.array_equal(heatmaps, np.zeros((1, 2, 2)))
+
+
+def test_what_is_said_about_tokens_is_believed(model: keras.Model) -> None:
+    assert grid_map(model, token_grid=(2, 8)).shape == (3, 2, 8)
+    shifted = grid_map(model, token_grid=(4, 4), num_prefix_tokens=0)
+    assert not np.allclose(shifted, grid_map(model))
+    cam = EmbeddingCAM(model, token_grid=[2, 8], resize=False)
+    assert cam(IMAGES)[1].shape == (3, 2, 8)
+    config = cam.get_config()
+    assert tuple(config["token_grid"]) == (2, 8)
+    with pytest.raises(ValueError, match="`token_grid` must be a pair"):
+        explain(model, IMAGES, token_grid=16)

@@ -200,7 +200,7 @@ def _get_compiled(
         found = kept.functions.get(key)
         # Each new function of the embeddings is one more trace.
         if found is None or found.num_traces > MAX_COMPILED:
-            view = ModelView(model, method.layers, method.embedding_layer, images)
+            view = method.look(model, images)
             found = _Compiled(view, strategy, variables, function, method, *options)
             kept.functions[key] = found
         kept.functions.move_to_end(key)
