@@ -59,3 +59,13 @@ def test_gradients_are_those_of_the_unit_vectors_alone(model, monkeypatch):
     explain(wide, images, proxies=PROXIES, weighting="hirescam", top_channels=3)
     explain(wide, images, proxies=PROXIES[:, :4], weighting="hirescam")
     assert counted == [1]
+
+
+def test_a_head_whose_gradient_has_no_shape_in_a_loop():
+    """Of a maximum, TensorFlow forgets the rank there."""
+    conv = layers.Conv2D(6, 3, activation="relu")
+    parts = [conv, layers.GlobalMaxPooling2D(), layers.Dense(4)]
+    model = keras.Sequential([keras.Input((10, 9, 3)), *parts])
+    many = explain(model, IMAGES, proxies=PROXIES[:, :3])
+    each = [explain(model, IMAGES, proxies=PROXIES[:, i]) for i in range(3)]
+    np.testing.assert_allclose(many, np.stack(each, axis=1), atol=1e-6)

@@ -83,8 +83,9 @@ def run_and_record(
                     f"No gradient reaches {path!r} from the embedding."
                 )
         return [
-            ops.cast(x, "float32") / ops.reshape(scale, (-1, *[1] * (len(x.shape) - 1)))
-            for x in gradients
+            # In a loop a graph may know the rank of the outputs alone.
+            ops.cast(x, "float32") / ops.reshape(scale, (-1, *[1] * (len(y.shape) - 1)))
+            for x, y in zip(gradients, outputs, strict=True)
         ]
 
     return Run(outputs, embedding, pull_back)

@@ -65,7 +65,8 @@ def read_pooled_head(
     units[np.arange(width), np.arange(width)] = 1
 
     def look(cotangents: Tensor) -> tuple[Tensor, Tensor]:
-        gradients = recording.pull_back(cotangents)
+        # Inside this loop a graph may not know the shape any more.
+        gradients = ops.reshape(recording.pull_back(cotangents), ops.shape(nothing))
         means = ops.mean(gradients, axis=(1, 2))
         # At three positions: whether the matrix serves is judged by the sums it makes.
         rows, columns = ops.shape(gradients)[1:3]
