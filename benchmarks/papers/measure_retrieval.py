@@ -18,13 +18,13 @@ import numpy as np
 from keras import layers
 
 from benchmarks.papers import retrieval_figures as figures
-from benchmarks.papers.network import (
+from benchmarks.papers.retrieval_figures import Examples, Row
+from benchmarks.papers.training import (
     Network,
     build_network,
     measure_recall,
     train_network,
 )
-from benchmarks.papers.retrieval_figures import Examples, Row
 from keras_embcam import explain_pair
 from keras_embcam.datasets import cub200
 
@@ -33,8 +33,7 @@ EPOCHS = 4
 NUM_PAIRS, NUM_DELETED, NUM_FINER = 200, 60, 24
 KINDS = {
     "part": "part of the cosine",
-    "direction": "cosine of contributions",
-    "beyond": "part beyond what any position adds",
+    "direction": "direction",
 }
 LAST, FINER = "out_relu", "block_13_expand_relu"
 
@@ -113,8 +112,6 @@ def measure_parts(network: Network, test: Examples) -> list[Row]:
         maps = keras.Model(network.model.input, network.model.get_layer(layer).output)
         matrices = figures.raw_matrices(maps, images, some)
         size = "x".join(str(x) for x in maps.output_shape[1:3])
-        best = figures.snap_parts(test, some, maps.output_shape[1])
-        add(f"best possible, {size}", best, some)
         add(
             f"raw activations, cosine, {size}",
             figures.find_parts(matrices, test, some),
@@ -129,11 +126,10 @@ def measure_parts(network: Network, test: Examples) -> list[Row]:
             resize=False,
             batch_size=16,
         )
-        error = f"completeness error up to {pair.errors.max():.0e}"
         for kind, name in KINDS.items():
             matrices = figures.our_matrices(pair, kind)
             add(
-                f"contributions, {name}, {size} ({error})",
+                f"contributions, {name}, {size}",
                 figures.find_parts(matrices, test, some),
                 some,
             )

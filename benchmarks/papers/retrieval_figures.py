@@ -80,13 +80,10 @@ def raw_matrices(model: keras.Model, images: np.ndarray, pairs: Pairs) -> Iterat
 def our_matrices(pair: PairExplanation, kind: str) -> Iterator[np.ndarray]:
     """Yield what each pair of positions adds to the cosine.
 
-    Or the cosines of their contributions ("direction"), or what a pair adds beyond
-    what the second position adds with any other of the first image ("beyond").
+    Or the cosines of their contributions, for the kind "direction".
     """
     for index in range(len(pair.similarity)):
         matrix = pair.matrix(index)
-        if kind == "beyond":
-            matrix = matrix - matrix.mean(axis=(0, 1))
         if kind == "direction":
             norms = [
                 np.linalg.norm(x[index], axis=-1)
@@ -113,16 +110,6 @@ def find_parts(matrices: Iterator, examples: Examples, pairs: Pairs) -> np.ndarr
             target = np.unravel_index(matrix[row, column].argmax(), size_b)
             centre = (np.array(target) + 0.5) / size_b
             distances.append(_distance(centre, part_b, examples, b))
-    return np.array(distances)
-
-
-def snap_parts(examples: Examples, pairs: Pairs, size: int) -> np.ndarray:
-    """Return the distances of the best positions that a grid has."""
-    distances = []
-    for a, b in zip(pairs.a, pairs.b, strict=True):
-        for _, part_b in _visible_parts(examples, a, b):
-            cell = np.minimum((part_b * size).astype(int), size - 1)
-            distances.append(_distance((cell + 0.5) / size, part_b, examples, b))
     return np.array(distances)
 
 
