@@ -109,10 +109,13 @@ def test_data_sets_bytes_and_trimaps_give_the_same():
     data = tf.data.Dataset.from_tensor_slices(
         {**examples, "segmentation_mask": trimaps}
     )
-    other = context_ratio(model, data.batch(7), foreground=1, ignored=3)
+    other = context_ratio(model, data.batch(7), mask_foreground=1, mask_ignored=3)
     assert other == plain
     scaled = context_ratio(
-        look_at("object"), data, foreground=1, preprocessing_function=lambda x: x / 255
+        look_at("object"),
+        data,
+        mask_foreground=1,
+        preprocessing_function=lambda x: x / 255,
     )
     np.testing.assert_allclose(scaled.rows[1][2:], plain.rows[1][2:])
 

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_embcam.method import Method
+from keras_embcam.metrics import ObjectFormat
 from keras_embcam.metrics.regions import cover_boxes, place_boxes, split_masks
 from keras_embcam.nearest_neighbors import find_nearest
 from keras_embcam.network.inputs import check_model
@@ -84,8 +85,8 @@ def context_ratio(
     examples: Any,
     *,
     bounding_box_format: str = "rel_yxyx",
-    foreground: int | None = None,
-    ignored: int | None = None,
+    mask_foreground: int | None = None,
+    mask_ignored: int | None = None,
     conv_layer: Any = None,
     embedding_layer: Any = None,
     preprocessing_function: str | Callable | None = None,
@@ -109,8 +110,8 @@ def context_ratio(
         examples: with "image", "label", and "bbox" or "segmentation_mask", in any of
             the forms of `keras_embcam.evaluation.evaluate`.
         bounding_box_format: of the boxes, as Keras names it.
-        foreground: the value of the object in integer masks, None for bool masks.
-        ignored: a value of integer masks that is neither; it is always covered.
+        mask_foreground: the value of the object in integer masks, None for bool masks.
+        mask_ignored: a value of integer masks that is neither; it is always covered.
         conv_layer: see `EmbeddingCAM`.
         embedding_layer: see `EmbeddingCAM`.
         preprocessing_function: see `explain_batches`; applied after the covering.
@@ -143,18 +144,52 @@ def context_ratio(
     check_model(model)
     stream = ExampleStream(examples, batch_size=batch_size)
     stream.look_at(model)
+    return measure_context(
+        model,
+        stream,
+        Method(conv_layer=conv_layer, embedding_layer=embedding_layer),
+        ObjectFormat(bounding_box_format, mask_foreground, mask_ignored),
+        preprocessing_function=preprocessing_function,
+        batch_size=batch_size,
+        verbose=verbose,
+    )
+
+
+def measure_context(
+    model: keras.Model,
+    stream: ExampleStream,
+    method: Method,
+    objects: ObjectFormat,
+    *,
+    preprocessing_function: str | Callable | None = None,
+    batch_size: int = 32,
+    verbose: int = 0,
+) -> ContextRatio:
+    """Return the same as `context_ratio` of a stream of examples.
+
+    Args:
+        model: see `context_ratio`, also for what is not named here.
+        stream: that has looked at the model.
+        method: names the layers.
+        objects: how boxes and masks are stated.
+        preprocessing_function: for a stream that has none of its own.
+        batch_size: see `context_ratio`.
+        verbose: see `context_ratio`.
+
+    Raises:
+        ValueError: see `context_ratio`.
+    """
     for needed in ({"label"}, {"bbox", "segmentation_mask"}):
         if not needed & stream.keys:
             raise ValueError(
                 f"`examples` must have {' or '.join(map(repr, sorted(needed)))}. "
                 f"Received: {sorted(stream.keys)}"
             )
-    method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
     bar = keras.utils.Progbar(None, verbose=verbose, unit_name="image")
     parts: dict[Any, list[np.ndarray]] = {}
     labels, num_left_out = [], 0
     for batch in stream:
-        inside, outside = _find_object(batch, bounding_box_format, foreground, ignored)
+        inside, outside = _find_object(batch, objects)
         kept = np.flatnonzero(inside.any(axis=(1, 2)) & outside.any(axis=(1, 2)))
         num_left_out += len(inside) - len(kept)
         bar.add(len(inside))
@@ -177,23 +212,25 @@ def context_ratio(
 
 
 def _find_object(
-    batch: dict[str, np.ndarray],
-    bounding_box_format: str,
-    foreground: int | None,
-    ignored: int | None,
+    batch: dict[str, np.ndarray], objects: ObjectFormat
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how much of each pixel to cover for the object, and for all else."""
     like = np.zeros(batch["image"].shape[:3], "float32")
     if "segmentation_mask" in batch:
         masks, counted = (
             ops.convert_to_numpy(x)
-            for x in split_masks(batch["segmentation_mask"], foreground, ignored, like)
+            for x in split_masks(
+                batch["segmentation_mask"],
+                objects.mask_foreground,
+                objects.mask_ignored,
+                like,
+            )
         )
         # What is neither is covered both times, so that no edge gives a shape away.
         inside = (masks | ~counted).astype("float32")
         outside = 1 - masks.astype("float32")
         return inside * masks.any(axis=(1, 2), keepdims=True), outside
-    boxes = place_boxes(batch["bbox"], bounding_box_format, like)
+    boxes = place_boxes(batch["bbox"], objects.bounding_box_format, like)
     inside = ops.convert_to_numpy(cover_boxes(boxes, like))
     return inside, 1 - inside
 
