@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_embcam import context_ratio
+from keras_embcam.evaluation import evaluate
 from keras_embcam.metrics import measure_retrieval
 from keras_embcam.retrieval.covering import cover_images
 
@@ -152,3 +153,16 @@ def test_figures_by_name():
 def test_bad_input(examples, message):
     with pytest.raises(ValueError, match=message):
         context_ratio(look_at("object"), examples)
+
+
+def test_evaluate_reports_it():
+    examples = drop(draw(), "segmentation_mask")
+    examples["bbox"][0] = 0
+    model = look_at("background")
+    found = context_ratio(model, examples)
+    report = evaluate(model, examples, ["uniform"], context_ratio=True, num_timings=0)
+    text = report.settings["context ratio (mean cover, both)"]
+    assert text.startswith(f"{found.ratio:.3f} = Recall@1 1.000 without the object")
+    assert any(x.startswith("1 images have no object") for x in report.notes)
+    without = evaluate(model, examples, ["uniform"], num_timings=0)
+    assert not any("context" in key for key in without.settings)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_embcam.evaluation.background import measure_background
 from keras_embcam.evaluation.compared_method import ComparedMethod
 from keras_embcam.evaluation.context import Context
 from keras_embcam.evaluation.correlation import check_scipy
@@ -59,6 +60,7 @@ def evaluate(
     preprocessing_function: Any = None,
     batch_size: int = 32,
     faithfulness_images: int = 0,
+    context_ratio: bool = False,
     num_timings: int = 3,
     seed: int = 0,
     strict: bool = False,
@@ -101,6 +103,9 @@ def evaluate(
         faithfulness_images: how many images to measure faithfulness on; 0 for none.
             Takes 42 runs of the model for each image and method, some 50 for each
             image and proxy, and some 20 for each image.
+        context_ratio: True to measure Recall@1 with the object and with everything
+            else covered too, see `keras_embcam.context_ratio`: five runs of the model
+            for each image. It stands among the settings, since it is the model's.
         num_timings: of each method alone, on one batch; 0 for no costs. Each method
             is compiled by itself for it.
         seed: of sampled triplets, chosen images and random weights.
@@ -167,6 +172,8 @@ def evaluate(
     ]
     if faithfulness_images:
         measures += FAITHFULNESS
+    if context_ratio:
+        measures.append(measure_background)
     if num_timings:
         measures.append(partial(measure_costs, num_timings=num_timings))
     context = make_context(stream, objects, num_sampled=faithfulness_images)
