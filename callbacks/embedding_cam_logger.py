@@ -63,9 +63,10 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     Everything is checked when the training begins, and what is explained is printed
     once (unless ``fit(verbose=0)``) and written as a text, with the ratio of a uniform
     map. Training is never changed or stopped: an error ends the logging with one
-    warning. An update writes at most ``num_images`` pictures and one grid, so a log
-    grows by less than ``6 W H (num_images)`` bytes each (W, H: size of a picture, at
-    most 512).
+    warning. An update writes at most ``num_images`` pictures and one grid, less than
+    ``6 W H (num_images)`` bytes (W, H: size of a picture, at most 512), and for the tab
+    ``h w + 31`` bytes an example (h, w: of the feature map, at most 28), besides 16 kB
+    of each once.
 
     Args:
         log_dir: folder of the logs; also an address that `tf.io.gfile` knows, such as
@@ -96,6 +97,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         num_images: how many examples to show, 0 for no pictures.
         picture_indices: which: None for the first, "class_balanced" for as many of
             each class, or the numbers of the examples.
+        num_tab_examples: how many of the first examples TensorBoard's EmbeddingCAM tab
+            shows, 0 for no tab.
         batch_size: of the examples, where they are not batched.
         embedding_model: the model to explain, if not the trained one. The branch of a
             siamese network is found where it is a model that runs once for each image.
@@ -111,16 +114,11 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         TypeError: for examples of an unknown kind.
 
     Example:
-
     >>> import keras, numpy as np, tempfile
     >>> from keras_embcam.losses import TripletSemiHardLoss
     >>> images, labels = np.random.rand(8, 16, 16, 3), np.repeat([0, 1], 4)
-    >>> model = keras.Sequential([
-    ...     keras.Input((16, 16, 3)),
-    ...     keras.layers.Conv2D(4, 3, activation="relu"),
-    ...     keras.layers.GlobalAveragePooling2D(),
-    ...     keras.layers.Dense(4),
-    ... ])
+    >>> layers = [keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()]
+    >>> model = keras.Sequential([keras.Input((16, 16, 3)), *layers])
     >>> model.compile("adam", TripletSemiHardLoss())
     >>> logger = EmbeddingCAMLogger(tempfile.mkdtemp(), (images, labels))
     >>> history = model.fit(images, labels, verbose=0, callbacks=[logger])
@@ -145,6 +143,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         image_freq: int = 1,
         num_images: int = 16,
         picture_indices: Sequence[int] | str | None = None,
+        num_tab_examples: int = 1000,
         batch_size: int = 32,
         embedding_model: keras.Model | None = None,
         bounding_box_format: str = "rel_yxyx",
@@ -181,11 +180,12 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         self._log = UpdateLog(
             self.log_dir,
             self._stream,
-            bounding_box_format,
+            self._objects,
             self._method.box_threshold,
             num_images,
             picture_indices,
             image_freq,
+            num_tab_examples,
         )
         self._axis = StepAxis(
             lambda: find_last_step(tf.io.gfile.join(self.log_dir, "validation")),
@@ -269,7 +269,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         return run
 
     def _measure(self) -> Update:
-        self._update = self._prepare().measure(self._num_images)
+        run = self._prepare()
+        self._update = run.measure(self._num_images, self._log.kept_map_side)
         self._warned_of |= warn_of_missing(self._update, self._warned_of)
         return self._update
 

@@ -1,6 +1,7 @@
 """Write what an update found as TensorBoard events."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ class EventWriter:
         self._validation = tf.summary.create_file_writer(self.run_dir)
         self._log_dir = log_dir
         self._uniform: Any = None
+
+    def as_default(self) -> AbstractContextManager:
+        """Return the context in which `tf.summary` writes into the validation run."""
+        return self._validation.as_default()
 
     def write_text(self, facts: Mapping[str, str]) -> None:
         """Write what is explained, as a list; fails where nothing can be written."""

@@ -1,13 +1,15 @@
 """What one update of a logger found."""
 
 import warnings
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from keras_embcam.running.example_values import join_examples
 from keras_embcam.running.labelled_examples import Examples
+from keras_embcam.tab_format import to_bytes
 
 
 class Shown(NamedTuple):
@@ -72,28 +74,43 @@ def warn_of_missing(update: Update, known: set[str]) -> set[str]:
     return missing
 
 
-def shrink_heatmaps(heatmaps: np.ndarray, longest_side: int) -> np.ndarray:
-    """Return heatmaps in [0, 1] as small uint8 pictures, to keep many of them.
+def shrink_heatmaps(
+    heatmaps: np.ndarray, map_size: tuple[int, int], longest_side: int
+) -> np.ndarray:
+    """Return image-sized heatmaps at the feature map's size, to keep many of them.
+
+    Resizing is linear, so the map that a heatmap was resized from is found by least
+    squares, exactly. Finer maps than `longest_side` are averaged to it.
 
     Args:
-        heatmaps: (n, H, W) float32 in [0, 1].
-        longest_side: of the result; smaller maps keep their size.
+        heatmaps: (n, H, W) float32 >= 0.
+        map_size: (h, w) of the feature map.
+        longest_side: of the result.
 
     Returns:
-        (n, h, w) uint8.
+        (n, h, w) uint8, 255 for the maximum of each.
 
     Example:
 
-    >>> shrink_heatmaps(np.ones((2, 8, 4), "float32"), longest_side=4).shape
+    >>> shrink_heatmaps(np.ones((2, 8, 4), "float32"), (4, 2), longest_side=28).shape
     (2, 4, 2)
     """
-    _, height, width = heatmaps.shape
-    factor = min(1.0, longest_side / max(height, width))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    small: list[Any] = [
-        cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in heatmaps
-    ]
-    return np.rint(np.stack(small) * 255).astype("uint8")
+    factor = longest_side / max(map_size)
+    if factor >= 1:
+        rows, columns = map(_undo_resizing, map_size, heatmaps.shape[1:])
+        return to_bytes(rows @ heatmaps @ columns.T)
+    height, width = (max(1, round(side * factor)) for side in map_size)
+    size = width, height
+    small = [cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in heatmaps]
+    return to_bytes(np.stack(small))
+
+
+@lru_cache
+def _undo_resizing(num_cells: int, num_pixels: int) -> np.ndarray:
+    """Return (cells, pixels), the inverse of resizing one side bilinearly."""
+    cells = np.eye(num_cells, dtype="float32")
+    resized = cv2.resize(cells, (num_cells, num_pixels), interpolation=cv2.INTER_LINEAR)
+    return np.linalg.pinv(resized)
 
 
 def gather(parts: dict[str, list[np.ndarray]], values: dict[str, np.ndarray]) -> None:

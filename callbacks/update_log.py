@@ -8,9 +8,14 @@ import tensorflow as tf
 from keras_embcam.callbacks.event_writer import EventWriter
 from keras_embcam.callbacks.pictures import choose_examples, draw_examples
 from keras_embcam.callbacks.projector import write_projector
+from keras_embcam.callbacks.tab_log import TabLog
 from keras_embcam.callbacks.update import Update
 from keras_embcam.callbacks.validation_run import ValidationRun
+from keras_embcam.metrics import ObjectFormat
 from keras_embcam.running.labelled_examples import Examples, ExampleStream
+from keras_embcam.tab_format import MAX_EXAMPLES
+
+MAX_TAB_MAP_SIDE = 28  # cells
 
 
 class UpdateLog:
@@ -19,11 +24,12 @@ class UpdateLog:
     Args:
         log_dir: any path that `tf.io.gfile` knows.
         stream: of the examples.
-        bounding_box_format: of their boxes.
+        objects: how their boxes and masks are stated.
         box_threshold: of the boxes to find in heatmaps; see `find_boxes`.
         num_images: how many examples to show.
         picture_indices: which; see `EmbeddingCAMLogger`.
         image_freq: pictures at every so many updates.
+        num_tab_examples: how many examples TensorBoard's EmbeddingCAM tab shows.
 
     Raises:
         ValueError: for arguments out of range.
@@ -33,14 +39,21 @@ class UpdateLog:
         self,
         log_dir: str,
         stream: ExampleStream,
-        bounding_box_format: str,
+        objects: ObjectFormat,
         box_threshold: float | str,
         num_images: int,
         picture_indices: Sequence[int] | str | None,
         image_freq: int,
+        num_tab_examples: int,
     ) -> None:
         check_count("image_freq", image_freq, 1)
         check_count("num_images", num_images, 0)
+        check_count("num_tab_examples", num_tab_examples, 0)
+        if num_tab_examples > MAX_EXAMPLES:
+            raise ValueError(
+                f"`num_tab_examples` must be at most {MAX_EXAMPLES}, as examples are "
+                f"numbered in 16 bits. Received: {num_tab_examples}"
+            )
         if isinstance(picture_indices, str) and picture_indices != "class_balanced":
             raise ValueError(
                 '`picture_indices` must be None, "class_balanced" or the numbers of '
@@ -48,10 +61,13 @@ class UpdateLog:
             )
         self._log_dir = log_dir
         self._stream = stream
-        self._boxes = bounding_box_format, box_threshold
+        self._boxes = objects.bounding_box_format, box_threshold
         self._num_images = num_images
         self._picture_indices = picture_indices
         self._image_freq = image_freq
+        # Of the heatmaps that an update must keep of all examples, None for none.
+        self.kept_map_side = MAX_TAB_MAP_SIDE if num_tab_examples else None
+        self._tab = TabLog(stream, objects, num_tab_examples)
         self._num_updates = 0
         self._pictured: Examples | None = None
         self._writer: EventWriter | None = None
@@ -83,6 +99,8 @@ class UpdateLog:
         """
         writer = self._open()
         writer.write_numbers(update, tag, step, scalars)
+        with writer.as_default():
+            self._tab.write(update, step, "epoch" if "epoch" in tag else "step")
         if self._num_images and self._num_updates % self._image_freq == 0:
             if self._pictured is None:
                 # Copied once: the same ones at every update.

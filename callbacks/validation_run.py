@@ -158,7 +158,8 @@ class ValidationRun:
         Args:
             num_worst: how many of the examples with the lowest ratios to keep.
             kept_map_side: the longest side of the heatmaps that are kept of all
-                examples; None to keep none.
+                examples, at the feature map's size where it is smaller; None to keep
+                none.
         """
         self._find_proxies(self._stream)
         gathered: dict[str, list[np.ndarray]] = {}
@@ -174,7 +175,8 @@ class ValidationRun:
             if kept_map_side is not None:
                 found = find_boxes(heatmaps, self._method.box_threshold)
                 size = np.float32(heatmaps.shape[:0:-1] * 2)
-                small = shrink_heatmaps(heatmaps, kept_map_side)
+                map_size = list_compiled(self._model)[-1].view.map_size
+                small = shrink_heatmaps(heatmaps, map_size, kept_map_side)
                 gather(kept, {"heatmaps": small, "found_boxes": found / size})
             if num_worst and set(RATIOS) & set(figures):
                 worst = keep_worst(

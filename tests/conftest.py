@@ -1,5 +1,8 @@
 """Set-up of the test process, and one small network that many tests share."""
 
+import importlib.util
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import keras
@@ -89,3 +92,14 @@ def parts() -> Parts:
 def make_parts() -> type[Parts]:
     """Return what makes a small network in any dtype policy."""
     return Parts
+
+
+@pytest.fixture(scope="session")
+def tab_logs() -> ModuleType:
+    """Return what makes logs for TensorBoard's tab without a training."""
+    path = Path(__file__).parent / "tab_logs.py"
+    specification = importlib.util.spec_from_file_location("tab_logs", path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

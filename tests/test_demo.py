@@ -35,6 +35,8 @@ def test_digits(small, tmp_path, capsys):
     assert picture.shape[1] == 8 * 128 + 7 * 4
     for network in ("honest", "shortcut"):
         assert list((out / network / "validation").glob("*tfevents*"))
+    report = (out / "report.html").read_text()
+    assert '"honest/validation"' in report and '"shortcut/validation"' in report
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))

@@ -24,6 +24,7 @@ from keras_embcam.layers import Proxies
 from keras_embcam.losses import ProxyAnchorLoss, TripletSemiHardLoss
 from keras_embcam.metrics import heatmap_ratio_in_boxes, measure_retrieval
 from keras_embcam.proxies import class_mean
+from keras_embcam.tab_format import EXAMPLES_TAG, UPDATES_TAG
 
 SIZE = 16
 SCALARS = {
@@ -121,8 +122,8 @@ def value(event):
 
 
 def summary_tags(folder):
-    """All but the text, which is written once."""
-    return set(read(folder).Tags()["tensors"]) - {TEXT_TAG}
+    """All but the text and the tab's examples, which are written once."""
+    return set(read(folder).Tags()["tensors"]) - {TEXT_TAG, EXAMPLES_TAG}
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +138,7 @@ class TestEvents:
         assert summary_tags(run) == (
             {f"epoch_{name}" for name in SCALARS}
             | {f"heatmaps/{i:02d}" for i in range(3)}
-            | {"heatmaps/worst"}
+            | {"heatmaps/worst", UPDATES_TAG}
             | {"heatmap_ratio_bbox_per_image", "heatmap_ratio_mask_per_image"}
         )
         assert all(steps(run, tag) == [0, 1] for tag in summary_tags(run))
@@ -206,7 +207,8 @@ class TestEvents:
         logger = EmbeddingCAMLogger(tmp_path, EXAMPLES["image"], num_images=2)
         assert set(update_once(network, logger)) == {"val_empty_heatmaps"}
         tags = summary_tags(tmp_path / "validation")
-        assert tags == {"epoch_empty_heatmaps", "heatmaps/00", "heatmaps/01"}
+        pictures = {"heatmaps/00", "heatmaps/01"}
+        assert tags == {"epoch_empty_heatmaps", UPDATES_TAG, *pictures}
 
     def test_every_so_many_training_steps(self, tmp_path):
         logger = EmbeddingCAMLogger(tmp_path, EXAMPLES, update_freq=3, image_freq=2)

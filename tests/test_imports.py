@@ -20,9 +20,10 @@ LEAVES = {
     "sampling",
     "datasets",
     "nearest_neighbors",
+    "tab_format",
 }
 # These stand on top: nothing in the package imports them when it is imported.
-TOP = {"callbacks", "cli", "demo", "__main__"}
+TOP = {"callbacks", "cli", "demo", "tensorboard", "__main__"}
 
 
 def source_files():

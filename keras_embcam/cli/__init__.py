@@ -15,10 +15,11 @@ from keras_embcam.cli import (
     explain_catalogue,
     inspect,
     neighbors,
+    report,
 )
 from keras_embcam.cli.quiet_start import import_tensorflow_quietly
 
-COMMANDS = (explain, neighbors, explain_catalogue, inspect, evaluate, demo)
+COMMANDS = (explain, neighbors, explain_catalogue, inspect, evaluate, report, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

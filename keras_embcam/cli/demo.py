@@ -36,6 +36,7 @@ def add_command(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from keras_embcam.demo import run_birds, run_digits
+    from keras_embcam.tensorboard.report import write_report
 
     if options.weights is not None and options.data is None:
         raise ValueError("--weights is for birds: pass --data CUB_FOLDER too.")
@@ -56,7 +57,10 @@ def run(options: argparse.Namespace) -> None:
         run_digits(options.out, **arguments)
     else:
         run_birds(options.out, options.data, weights=options.weights, **arguments)
+    report = options.out / "report.html"
+    write_report(options.out, report)
     print(
-        "\nNow look, and open http://localhost:6006 :\n"
+        "\nNow look: every validation image at every epoch, worst first.\n"
+        f"Open {report}, or http://localhost:6006/#embcam with\n"
         f"tensorboard --logdir {options.out} --samples_per_plugin images=1000"
     )

@@ -1,0 +1,1 @@
+"""TensorBoard's EmbeddingCAM tab: every validation image at every epoch."""
