@@ -11,7 +11,7 @@ from tensorboard.plugins.image.metadata import create_summary_metadata
 from keras_embcam.callbacks.update import Update
 from keras_embcam.drawing import make_grid
 
-# What `validation` says once, as text.
+# The tag of the text that is written once, in the run `validation`.
 TEXT_TAG = "embedding_cam_logger"
 
 
@@ -79,7 +79,7 @@ class EventWriter:
                 _write_picture("heatmaps/worst", make_grid(worst), step)
 
     def flush(self) -> None:
-        """Bring everything to the disk, where it fails if it has to."""
+        """Write everything to the disk now, so that an error is raised here."""
         for writer in (self._validation, self._uniform):
             if writer is not None:
                 writer.flush()

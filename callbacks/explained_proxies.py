@@ -50,12 +50,12 @@ class ExplainedProxies(NamedTuple):
             )
 
     def find_rows(self, *models: keras.Model) -> np.ndarray | None:
-        """Return proxies (classes, d) whose rows are the examples' own labels.
+        """Return proxies (classes, d); an example's own label is the number of its row.
 
-        None where the proxies are none of these.
+        None for others than `class_proxies` and trained ones.
 
         Args:
-            *models: that may have the layer of trained proxies, in this order.
+            *models: searched in this order for the layer of trained proxies.
 
         Raises:
             ValueError: where trained proxies are asked for and no model has them.

@@ -7,7 +7,7 @@ from types import FrameType
 
 import keras
 
-# How the numbers that the logger puts into `logs` begin.
+# How the names of the numbers begin that the logger puts into `logs`.
 LOGGED = (
     "val_heatmap_ratio_",
     "val_localization_accuracy",

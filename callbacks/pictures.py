@@ -45,7 +45,7 @@ def choose_examples(
             '`picture_indices="class_balanced"` needs labels. Received '
             '`validation_examples` without a "label".'
         )
-    # The how-many-th of its class each example is.
+    # The rank of each example within its class.
     rank = np.zeros(num_examples, int)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

@@ -25,7 +25,7 @@ def find_branch(model: keras.Model, embedding_layer: Any) -> tuple[keras.Model, 
 
     Returns:
         The branch, and the layer as it is called there; the arguments where the model
-        takes one image only, or no branch can be told.
+        takes one image only, or no single branch is found.
     """
     declared = declared_inputs(model)
     flat = [] if declared is None else tree.flatten(declared)
@@ -70,7 +70,7 @@ def _takes_one_image(model: keras.Model) -> bool:
 def _name_inside(path: str, branch: keras.Model, layer: Any) -> list[Any]:
     """Return what a layer of the network is called in a branch, nothing if it is not.
 
-    The branch itself, or none, is None: its output is the embedding.
+    None stands for the output of the branch: where `layer` is the branch, or None.
     """
     inside = list_operations(branch)
     if layer is None or layer is branch or layer in (path, branch.name):

@@ -1,4 +1,4 @@
-"""Explain and measure the validation examples with the weights of the moment."""
+"""Explain and measure the validation examples with the current weights."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -82,7 +82,7 @@ class ValidationRun:
         self._uniform: dict[str, np.ndarray] = {}
         # By row: the numbers of classes for class means, else the user's own labels.
         self._class_proxies: np.ndarray | None = None
-        # Run eagerly, the figures took as long as small images take to explain.
+        # Compiled: eagerly, the figures took as long as the maps of small images.
         self._figures = tf.function(
             lambda objects_of, heatmaps: measure_heatmaps(
                 heatmaps, objects_of, objects

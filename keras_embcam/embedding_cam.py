@@ -110,7 +110,7 @@ class EmbeddingCAM(keras.layers.Wrapper):
         # policy of this layer would cast the proxies.
         kwargs["dtype"] = "float32"
         super().__init__(model, autocast=False, **kwargs)
-        # Bound, since Keras would track a layer that is kept here as one more child.
+        # Layers by their path: Keras would track an object kept here as one more child.
         self.method = Method(
             weighting=weighting,
             top_channels=top_channels,

@@ -95,8 +95,8 @@ def explain(
 
     The map is ``relu(sum_k W_k A_k)`` at one convolution, with weights W from the
     gradient of ``y . p``, raw embedding times proxy (Bachhawat, eq. 9, 10, 4, 5); see
-    `EmbeddingCAM`. Compiled once and cached until the model is garbage-collected;
-    changed weights and layers show.
+    `EmbeddingCAM`. Compiled once and kept as long as the model; changes of its
+    weights and layers take effect.
 
     Args:
         model: any Keras model with channels_last images.

@@ -24,10 +24,10 @@ AUTO = "auto"
 class Method:
     """What of a network is explained, and how its heatmaps are made.
 
-    Checked when it is made. It is the only way in which these options travel, and the
-    key of every cache: two methods are equal where they make the same maps of the same
-    model and proxies. The proxies themselves are no part of it: they belong to the
-    images and travel beside them.
+    Checked when it is made. Functions pass these options on as one `Method` only, and
+    it is the key of every cache: two methods are equal where they make the same maps of
+    the same model and proxies. Proxies are no part of it: they belong to the images
+    and are passed beside it.
 
     Args:
         weighting: see `EmbeddingCAM`, also for all others. "auto" is Grad-CAM for maps
@@ -42,8 +42,8 @@ class Method:
         num_prefix_tokens: tokens before the patches, None to find it.
 
     Raises:
-        ValueError: for an unknown weighting or preset, a preset beside what it states
-            itself, or a number of channels below 1.
+        ValueError: for an unknown weighting or preset, a preset together with
+            `weighting` or `top_channels`, or a number of channels below 1.
 
     Example:
 

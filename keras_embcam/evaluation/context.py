@@ -60,7 +60,7 @@ class Context:
         explaining = [x for x in self.methods if x.explains_proxy]
         if explaining:
             embedding_layer = explaining[0].embedding_layer
-        # Looks at a layer that is explained anyway, so that no other has to be found.
+        # The layer of a method, if one is named, so that no other has to be searched.
         layers = [x.conv_layer for x in explaining if not isinstance(x.layers, tuple)]
         self.embedding_method = Method(
             conv_layer=next((x for x in layers if x is not None), None),

@@ -17,7 +17,7 @@ COLUMNS = (
     Column("own_cell_2", "own cell of 2"),
     Column("own_cell_4", "own cell of 4"),
 )
-# Of each number of cells.
+# How many montages of each number of cells.
 NUM_MONTAGES = 100
 
 # Rows and columns by the number of cells; cells are counted in reading order.

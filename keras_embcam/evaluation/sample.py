@@ -72,7 +72,7 @@ class Sample:
         """Return the maps of each method for the same images, changed or not."""
         parts: list[list[np.ndarray]] = [[] for _ in self._proxies]
         for rows in split(len(images)):
-            # One object for all methods that share their proxies, as it was given.
+            # Methods that share one object of proxies go on sharing one.
             shared = {
                 id(x): x[rows] if isinstance(x, np.ndarray) else x
                 for x in self._proxies
@@ -126,7 +126,7 @@ def choose_images(
     """
     order = np.random.default_rng(seed).permutation(num_there)
     if labels is not None:
-        # The how-many-th of its class each one is, in a random order.
+        # The rank of each image within its class, in a random order.
         rank = np.zeros(num_there, int)
         for label in np.unique(labels):
             members = order[labels[order] == label]

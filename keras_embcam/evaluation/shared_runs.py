@@ -141,7 +141,7 @@ def _find_vectors(
 def _average_over(recording: Recording, proxies: Tensor, weighting: Any) -> Weighting:
     """Return the weighting whose weights are the mean of those of several proxies.
 
-    Channels are ranked after that (Chen et al.), and a proxy of zeros is none.
+    Channels are ranked by this mean (Chen et al.). A proxy of zeros adds nothing.
     """
 
     def average(activations: Tensor, _: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The figures of one method's maps, image after image, and what they come to."""
+"""The figures of one method's maps, added batch by batch, and their means."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from keras_embcam.running.labelled_examples import Examples
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 NAMED_THRESHOLDS = (0.2, 0.15)
 IOU_THRESHOLDS = (0.3, 0.5, 0.7)
-# That a found box has to reach to be right.
+# The IoU from which on a found box counts as right.
 IOU_THRESHOLD = 0.5
 
 

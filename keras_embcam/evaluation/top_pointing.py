@@ -241,7 +241,7 @@ def choose_rejection_threshold(
             f"{len(counted)} images, none of them with one"
         )
     order = np.argsort(maxima)
-    # What is won, over showing everything, by rejecting so many of the lowest maps.
+    # How many hits are gained by rejecting the lowest maps, one after the other.
     gains = np.where(is_there, 0.0, 1.0)[order] - if_shown[order]
     won = np.concatenate([[0], gains.cumsum()])
     candidates, num_below = np.unique(maxima[order], return_index=True)

@@ -17,13 +17,13 @@ from keras_embcam.network.inputs import check_model
 from keras_embcam.network.trial_run import list_operations
 
 COLUMNS = (Column("randomized", "randomised rank corr. (low)"),)
-# Maps are compared after so many stages, at the last of which no layer is left.
+# How often maps are compared on the way; the last time all layers are random.
 NUM_STAGES = 6
 
 
 def measure_randomized(context: Context) -> Measured:
     """Measure the rank correlation with the maps of a network that knows nothing."""
-    sample = context.sample  # made here, with the maps of the trained network
+    sample = context.sample  # made now, with the maps of the trained network
     num_layers = len(_list_layers(context.model))
     stops = np.unique(np.linspace(1, num_layers, NUM_STAGES).round().astype(int))
     y: list[list[float]] = [[] for _ in context.methods]

@@ -11,7 +11,7 @@ from keras_embcam.evaluation.streamed_figures import THRESHOLDS, StreamedFigures
 from keras_embcam.metrics import measure_uniform_heatmaps
 from keras_embcam.metrics.heatmap_figures import RATIOS
 
-# What each metric measures on: one of these.
+# The entries of the examples that each metric needs: one of them is enough.
 NEEDED = {
     "heatmap_ratio_bbox": ("bbox",),
     "heatmap_ratio_mask": ("segmentation_mask",),

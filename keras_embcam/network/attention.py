@@ -1,4 +1,4 @@
-"""Tell what lies inside an attention layer: it looks like images and is none."""
+"""Find attention layers, whose inner tensors look like images and are none."""
 
 import re
 from typing import Any
@@ -19,8 +19,8 @@ _KERAS_ATTENTION = tuple(
     )
     if hasattr(keras.layers, name)
 )
-# Of layers that Keras does not know, such as KerasHub's, the name tells. Only of those
-# that take tokens: the "attention" of a convolutional network scales its maps.
+# Attention layers that are not Keras's own, such as KerasHub's, go by their name,
+# if they take tokens: the "attention" of a convolutional network only scales its maps.
 _NAMES = re.compile(r"attention|attn|msa\b|mhsa", re.IGNORECASE)
 
 
@@ -30,7 +30,7 @@ def is_attention(trial: TrialRun, operation: Any) -> bool:
         return True
     if not _is_named_attention(operation) or not trial.num_calls(operation):
         return False
-    # A block of the name holds the attention; what is in an attention holds no other.
+    # A whole block may have such a name: only the innermost layer is the attention.
     inner = flatten_layers(operation, include_self=False)
     if any(isinstance(x, _KERAS_ATTENTION) or _is_named_attention(x) for x in inner):
         return False
@@ -54,7 +54,7 @@ def find_attention(trial: TrialRun) -> dict[str, Any]:
 
 
 def is_inside(path: str, attention: dict[str, Any]) -> bool:
-    """Tell whether a path leads into an attention layer, not to one.
+    """Tell whether a path lies inside an attention layer; the layer itself does not.
 
     Example:
 

@@ -8,8 +8,8 @@ from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.noise_images import NUM_PROBES
 from keras_embcam.network.trial_run import Call
 
-# Layers that move, drop or scale activations rather than make them. What is off on
-# inference, such as dropout, returns what it was given: `Call.repeats`.
+# Layers that move, drop or scale activations rather than make them. Layers that do
+# nothing on inference, such as dropout, are found by `Call.repeats` instead.
 _NOT_FEATURES = (
     keras.layers.MaxPooling2D,
     keras.layers.AveragePooling2D,
@@ -37,12 +37,12 @@ def makes_tokens(call: Call) -> bool:
 
 
 def normalizes(operation: Any) -> bool:
-    """Tell by its class whether it is a normalisation."""
+    """Tell by the name of its class whether an operation is a normalisation."""
     return "norm" in type(operation).__name__.lower()
 
 
 def adds(operation: Any) -> bool:
-    """Tell whether it makes the sum of a block and what goes around it."""
+    """Tell whether an operation may be a residual sum: an Add, or a whole block."""
     if type(operation).__name__ == "Add":
         return True
     is_layer = isinstance(operation, keras.layers.Layer)
@@ -56,7 +56,7 @@ def makes_features(call: Call) -> bool:
         and len(call.shape) == 4
         and call.shape[1] * call.shape[2] > 1
         and not call.repeats
-        # An operation of a graph: a sum or an activation, not a pooling or a slice.
+        # Operations that are no layers: a sum keeps the shape, a slice does not.
         and (isinstance(call.operation, keras.layers.Layer) or call.keeps_shape)
         and not isinstance(call.operation, _NOT_FEATURES)
     )

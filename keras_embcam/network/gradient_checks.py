@@ -7,11 +7,13 @@ from keras import ops
 
 Tensor = Any
 
-# Gradients below this share of the largest are rounding.
+# Gradients below this share of the largest are rounding noise.
 ROUNDING = 1e-6
-# Of the cosine of random vectors of k channels, which is about 0.67 / sqrt(k).
+# Maps are noise where the cosine of activations and gradients is below this number
+# over sqrt(k), for k channels; that of random vectors is about 0.67 / sqrt(k).
 VANISHING = 0.1
-# What keys of an attention sum to over the tokens: softmax does not see a shift.
+# Softmax does not see a shift, so the gradients at the keys of an attention sum to zero
+# over the tokens: to less than this share of their lengths.
 KEY_SUM = 3e-3
 
 
@@ -50,7 +52,7 @@ def reaches_positions(gradients: np.ndarray) -> bool:
     Args:
         gradients: (n, positions, k).
 
-    Example: what a class token leaves of the last block's patches.
+    Example: no patch of the last block, where the class token is the embedding.
 
     >>> reaches_positions(np.zeros((1, 4, 2))), reaches_positions(np.ones((1, 4, 2)))
     (False, True)
@@ -65,19 +67,19 @@ def is_worth_explaining(
 ) -> bool:
     """Tell whether a layer makes element-wise maps of more than rounding noise.
 
-    Not where fewer than two patches have a gradient; where a normalisation follows
-    that does not see the length of a token, so that ``sum_k A_k G_k`` vanishes; nor
-    in the keys of an attention, whose gradients sum to zero over the tokens.
+    It does not if fewer than two patches have a gradient; if a normalisation follows
+    that does not see the length of a token, so that ``sum_k A_k G_k`` vanishes; or if
+    it makes the keys of an attention, whose gradients sum to zero over the tokens.
 
     Args:
         activations: (n, positions, k).
         gradients: of a random direction of the embedding, the same shape.
         patches: those of the positions that belong to the image.
     """
-    told = np.isfinite(activations).all(axis=(1, 2))
-    told &= np.isfinite(gradients).all(axis=(1, 2))
-    activations, gradients = activations[told], gradients[told]
-    if not told.any():
+    usable = np.isfinite(activations).all(axis=(1, 2))
+    usable &= np.isfinite(gradients).all(axis=(1, 2))
+    activations, gradients = activations[usable], gradients[usable]
+    if not usable.any():
         return True  # noise may overflow in float16 where images do not
     if not reaches_positions(gradients[:, patches]):
         return False

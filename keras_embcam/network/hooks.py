@@ -1,7 +1,7 @@
 """Watch what the operations of a Keras model compute while the model runs.
 
 Keras has no forward hooks. Splitting the Functional graph instead fails for
-nested, shared and subclassed models; standing in for ``call`` works for all.
+nested, shared and subclassed models; replacing ``call`` works for all.
 """
 
 import contextlib

@@ -8,8 +8,8 @@ from keras import ops
 
 Tensor = Any
 
-# Of the same vector twice, rounded to 8 bits. Different tokens of a network that was
-# not trained come close to one another, and so does their mean: 0.999.
+# Above this cosine two vectors are the same, up to a factor and rounding to 8 bits.
+# Different tokens of an untrained network, and their mean, reach 0.999.
 MIN_COSINE = 1 - 1e-5
 
 
@@ -64,8 +64,8 @@ def undo_scale(operation: Any, inputs: Tensor) -> Tensor:
     ``gamma (x - mean)``. What beta adds is held constant.
 
     Args:
-        operation: for which `is_layer_norm`.
-        inputs: (n, k) that went into it.
+        operation: a layer that `is_layer_norm` accepts.
+        inputs: (n, k), what went into the layer.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""See which positions of each layer move where the images are changed."""
+"""Change parts of the images, and see which positions of each layer change."""
 
 from typing import Any
 
@@ -11,8 +11,9 @@ from keras_embcam.network.hooks import leave_unchanged, observe
 from keras_embcam.network.noise_images import NUM_PROBES, find_images
 from keras_embcam.network.trial_run import TrialRun
 
-# Positions that must move most where their own quarter of the image is changed. Maps
-# reach 0.9 to 1; a wrong order, or heads for columns, 0.5.
+# The share of positions that must move most where their own quarter of the image is
+# changed. Maps reach 0.9 to 1; positions in a wrong order, or attention heads taken for
+# columns, 0.5.
 MIN_AGREEMENT = 0.8
 NUM_QUARTERS = 4
 _ROUNDING = 1e-6  # of the largest change
@@ -47,7 +48,7 @@ class Locality:
             )
             moved = ops.norm(outputs[:, 1:] - outputs[:, :1], axis=-1)
             varies = ops.any(outputs[0, 0] != outputs[1, 0], axis=-1)
-            # The last call, where there are several: none of them is a candidate.
+            # Of several calls the last one stays; such layers are not explained anyway.
             self._moved[id(operation)] = ops.convert_to_numpy(moved)
             self._varies[id(operation)] = ops.convert_to_numpy(varies)
 
@@ -74,7 +75,7 @@ class Locality:
 
 
 def agreement(moved: np.ndarray) -> float:
-    """Return how many positions move most where their own quarter is changed.
+    """Return the share of positions that move most where their own quarter changes.
 
     The smaller share of two: those in the right half of the rows, and of the columns,
     each position weighted by how far it is from the middle. Moves are taken relative
@@ -95,7 +96,7 @@ def agreement(moved: np.ndarray) -> float:
     rows = rows[np.isfinite(rows).all(axis=(1, 2)) & (rows.max(axis=(1, 2)) > 0)]
     if not len(rows):
         return 0.0
-    told = (rows.max(axis=1) > 0).any(axis=0).reshape(height, width)
+    moving = (rows.max(axis=1) > 0).any(axis=0).reshape(height, width)
     logs = np.log(rows + _ROUNDING * rows.max(axis=(1, 2), keepdims=True))
     logs -= logs.mean(axis=1, keepdims=True)
     logs -= logs.mean(axis=2, keepdims=True)
@@ -107,15 +108,15 @@ def agreement(moved: np.ndarray) -> float:
     ):
         centres = (np.arange(size) + 0.5) / size
         # What is near the middle of the image sees both halves: it counts less.
-        weights = np.broadcast_to(np.abs(centres - 0.5)[axis], told.shape)[told]
+        weights = np.broadcast_to(np.abs(centres - 0.5)[axis], moving.shape)[moving]
         if size > 1:
-            right = (halves == (centres > 0.5)[axis])[told]
+            right = (halves == (centres > 0.5)[axis])[moving]
             shares.append(np.average(right, weights=weights) if weights.any() else 0.0)
     return float(min(shares, default=0.0))
 
 
 def _change(images: Any) -> Any:
-    """Return each image, and it with one quarter turned round: (m * 5, H, W, c)."""
+    """Return each image, and with each quarter turned round: (n * 5, H, W, c)."""
     images = ops.convert_to_numpy(images)
     row, column = images.shape[1] // 2, images.shape[2] // 2
     variants = [images]

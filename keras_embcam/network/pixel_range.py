@@ -15,18 +15,19 @@ from keras_embcam.network.hooks import leave_unchanged, observe
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.network.trial_run import list_operations
 
-# Above this values are those of bytes, and far below it they are fractions of them.
+# Images up to the first value are in [0, 1] or [-1, 1], those from the second one on in
+# [0, 255]; between them nothing is known.
 LARGEST_FRACTION = 1.5
 SMALLEST_BYTE = 10.0
-# By how much activations may be larger or smaller than in training. Ranges are mixed
-# up by 127 and 255, photographs and short trainings stay below 10.
+# By how much activations may be larger or smaller than in training. A wrong range makes
+# a factor of 127 or 255; unusual photographs and short trainings make less than 10.
 MAX_FACTOR = 30.0
 # Embeddings that hardly differ: mean cosine of different images.
 MAX_COSINE = 0.999
 NUM_IMAGES = 4
 
-# Layers by which networks of `keras.applications` that scale nothing themselves and
-# take [-1, 1] can be told, whatever they are part of.
+# Networks of `keras.applications` that take [-1, 1] and scale nothing themselves, with
+# the layers by which they are recognised also as a part of another model.
 _SIGNED = {
     "MobileNet": {"conv1_bn", "conv_dw_1_bn", "conv_pw_1_bn"},
     "MobileNetV2": {"bn_Conv1", "expanded_conv_depthwise_BN", "block_1_expand_BN"},
@@ -35,7 +36,7 @@ _SIGNED = {
 }
 
 _lock = threading.Lock()
-# The ranges that were checked of a model, and whether it was warned of one.
+# For each model the kinds of range that were checked, and "warned" after a warning.
 _checked: weakref.WeakKeyDictionary[keras.Model, set[str]] = weakref.WeakKeyDictionary()
 
 
@@ -117,7 +118,7 @@ def _find_reason(
         return f"what reaches {norm.name!r} varies {times} as much as in training"
     if kind == "bytes":
         name = _find_network(model)
-        # One that was trained, its statistics put into the weights, and not made anew.
+        # It was trained where beta is not 0: its statistics were put into the weights.
         if name is not None and norm is not None and norm.center:
             if np.any(ops.convert_to_numpy(norm.beta)):
                 return f"{name} of keras.applications takes [-1, 1]"
@@ -152,7 +153,7 @@ def _compare_with_training(model: keras.Model, images: Any) -> tuple[Any, float 
         return None, None
     norm, given = found[0]
     learnt = ops.convert_to_numpy(ops.cast(norm.moving_variance, "float32"))
-    # As it was made, or on the way from there after a few steps, all channels alike.
+    # All channels are alike: it was not trained, or for a few steps only.
     if np.ptp(learnt) < 0.05 * learnt.max():
         return norm, None
     values = ops.convert_to_numpy(ops.cast(given, "float32"))

@@ -56,8 +56,8 @@ def run_and_record(
         operations: the layers to record.
         paths: of the layers, for messages.
         source: of the embedding.
-        replace: makes of each layer's output what goes on in its place; None to leave
-            them. Where a graph is compiled, what then nothing needs is not computed.
+        replace: returns what takes the place of a layer's output; None to keep the
+            outputs. In a compiled graph, what nothing needs any more is not computed.
 
     Raises:
         ValueError: where a layer or the embedding was not computed exactly once, or
@@ -102,10 +102,10 @@ def pull_back_between(
     """Return the gradient of the second layer's output at that of the first, or None.
 
     Args:
-        model: see `run_and_record`, as the others.
-        images: see there.
+        model: see `run_and_record`.
+        images: see `run_and_record`.
         operations: two layers.
-        paths: of them.
+        paths: of the two layers.
         source: of the embedding.
         cotangents: of the shape of the second one's output.
     """

@@ -23,7 +23,7 @@ _SEEN = "keras_embcam_relus"
 def replace_relu_gradients(rule: str | None) -> AbstractContextManager:
     """Return a scope in whose graph ReLUs have another gradient; None for their own.
 
-    For `differentiate` of what is computed in it.
+    Compute in this scope what `differentiate` is called for.
     """
     graph = tf.compat.v1.get_default_graph()
     return graph.gradient_override_map(dict.fromkeys(RELU_TYPES, rule) if rule else {})
@@ -89,7 +89,7 @@ def _pass(operation: tf.Operation, gradient: Tensor, where: Tensor) -> Tensor:
     if _is_half(operation):
         where = _is_open(operation)
     operation.graph.add_to_collection(_SEEN, operation)
-    # A product and not a choice: NaN must not become zero.
+    # Multiplied, not selected with `where`: NaN must stay NaN.
     return gradient * ops.cast(where, gradient.dtype)
 
 

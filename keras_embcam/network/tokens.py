@@ -12,8 +12,10 @@ from keras_embcam.network.trial_run import TrialRun
 
 Tensor = Any
 
-MAX_OTHER_TOKENS = 16  # that are no patches, where their number must be guessed
-MAX_ASPECT = 4  # of a grid against that of the image, where it must be guessed
+# Where the layout has to be guessed: how many tokens may be no patches, and how much
+# longer or shorter than the images the grid may be in proportion.
+MAX_OTHER_TOKENS = 16
+MAX_ASPECT = 4
 
 
 class TokenLayout(NamedTuple):
@@ -150,18 +152,18 @@ class TokenFinder:
     def find(self, operation: Any) -> TokenLayout | None:
         """Return the layout of the output (n, t, k) of a layer, None if it has none.
 
-        The number of patches is that of the tokens which are not the same for all
-        images where the sequence is first seen; their grid that of an earlier map or
-        one of the shape of the image. In either case the layer's own tokens must move
-        where the image is changed.
+        Patches are the tokens that differ between images, in the first layer with as
+        many tokens; other numbers are tried if these make no grid. A grid has the size
+        of an earlier map, or about the proportions of the image. In any case the
+        tokens of this layer must move where the image is changed.
         """
         shape = self._trial.first_call(operation).shape or ()
         if len(shape) != 3:
             return None
         num_tokens = shape[1]
-        said = self._said(num_tokens)
-        if said is not None:
-            return said
+        stated = self._stated(num_tokens)
+        if stated is not None:
+            return stated
         if num_tokens not in self._layouts:
             self._layouts[num_tokens] = self._guess(num_tokens)
         layout = self._layouts[num_tokens]
@@ -169,7 +171,7 @@ class TokenFinder:
             return None
         return layout
 
-    def _said(self, num_tokens: int) -> TokenLayout | None:
+    def _stated(self, num_tokens: int) -> TokenLayout | None:
         grid, num_prefix = self._options
         if grid is None:
             return None
@@ -209,7 +211,7 @@ class TokenFinder:
                 if score >= best[0] and (best[1] is None or score > best[0]):
                     best = (score, layout)
             if (start, stop) == (before, behind) and best[1] is not None:
-                break  # what is the same for all images is no patch: no guess
+                break  # found by the tokens that are the same for all images
         return best[1]
 
     def _splits(

@@ -84,7 +84,7 @@ class ModelView:
             that could not be found, so that single-point maps would be noise.
 
     Raises:
-        ValueError: where either is not found, ambiguous or cannot be recorded, or
+        ValueError: where a layer is not found, ambiguous or cannot be recorded, or
             the embedding is normalised and ``embedding_layer`` is None.
 
     Example:
@@ -130,7 +130,7 @@ class ModelView:
     def _look(
         self, model: keras.Model, conv_layer: Any, embedding_layer: Any, images: Any
     ) -> None:
-        # Its variables: `leave_unchanged` keeps a model from making them.
+        # First of all: inside `leave_unchanged` a model cannot make its variables.
         if not _is_built(model):
             with _build_lock:
                 if not _is_built(model):
@@ -189,9 +189,9 @@ class ModelView:
 
         Args:
             images: (n, H, W, c), or the structure that the model takes.
-            activations: (n, h, w, k) that go on in place of what the one chosen layer
-                computes; None for that itself. Where a graph is compiled, what then
-                nothing needs is not computed: this runs the head alone, of any model.
+            activations: (n, h, w, k) that replace the output of the one chosen layer;
+                None to keep it. In a compiled graph this runs only the part behind
+                the layer, since nothing needs the rest.
 
         Raises:
             ValueError: where the layer or the embedding was not called exactly once,

@@ -17,7 +17,7 @@ class BoxCheck:
     """Looks at boxes batch by batch, and says in the end what cannot be right.
 
     Args:
-        bounding_box_format: that they are said to have.
+        bounding_box_format: that the user states for the boxes.
         name: of the argument that holds them, for messages.
 
     Example:

@@ -62,7 +62,7 @@ class ProxyChooser:
     def choose(
         self, start: int, num_images: int, labels: np.ndarray | None, width: int
     ) -> Any:
-        """Return what explains some images in a row.
+        """Return the proxies of consecutive images.
 
         Args:
             start: the number of the first.
@@ -155,7 +155,7 @@ def _vectors(name: str, values: Any) -> Any:
     if values is None:
         return None
     try:
-        with np.errstate(over="ignore"):  # infinity is told of later
+        with np.errstate(over="ignore"):  # infinity is reported later
             return np.asarray(values).astype("float32")
     except (TypeError, ValueError) as error:
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Functions of batches of images, compiled once for a model and kept as long as it."""
+"""Functions of image batches, compiled once for a model and kept with the model."""
 
 import dataclasses
 import threading
@@ -77,7 +77,7 @@ def run_batches(
         num_images = batch.start + size
         yield batch, found
     if chooser is not None:
-        # Files that could not be read count: they have their rows.
+        # Files that could not be read count too: there are proxies for them.
         known = source.num_images if isinstance(source, ImageSource) else None
         chooser.check_end(known or num_images)
 
@@ -124,7 +124,7 @@ class _Compiled:
     ) -> None:
         self.view = view
         self.num_traces = 0
-        # Kept so that no other variable gets the number of one of these.
+        # Kept alive: their ids are in the key, and no other variable may get them.
         self._variables = variables
 
         # Keras does not convert the code of its models with autograph either.
@@ -157,11 +157,11 @@ class _Compiled:
 
 
 class _Kept:
-    """What is compiled for one model, the one used last behind all others."""
+    """The functions compiled for one model, in the order of their last use."""
 
     def __init__(self) -> None:
         self.functions: OrderedDict[Any, _Compiled] = OrderedDict()
-        # Of this model alone: to look at one model must not hold up the others.
+        # One for each model, so that a look at one does not hold up the others.
         self.lock = threading.Lock()
 
 
@@ -198,7 +198,7 @@ def _get_compiled(
         kept = _kept.setdefault(model, _Kept())
     with kept.lock:
         found = kept.functions.get(key)
-        # Each new function of the embeddings is one more trace.
+        # Each new function as proxies adds a trace: after many of them start anew.
         if found is None or found.num_traces > MAX_COMPILED:
             view = method.look(model, images)
             found = _Compiled(view, strategy, variables, function, method, *options)

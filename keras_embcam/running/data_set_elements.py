@@ -71,6 +71,6 @@ def _reason(error: tf.errors.OpError) -> str:
     lines = [x.strip() for x in str(error.message or error).splitlines()]
     lines = [x.removeprefix("ValueError: ") for x in lines if x]
     about_files = [x for x in lines if x.startswith("Cannot read")]
-    # Of errors that caused each other the last one knows the name of the file.
+    # In a chain of errors the last one has the name of the file.
     found = about_files[-1:] or lines or [type(error).__name__]
     return found[0].partition(" [[")[0]

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def check_lengths(entries: Mapping[str, Any], keys: Iterable[str], name: str) -> None:
-    """Check that there are as many of each of some entries as there are images.
+    """Check that some entries have one value for each image.
 
     Raises:
         ValueError: where there are not.

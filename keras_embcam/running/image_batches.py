@@ -57,7 +57,7 @@ class ImageSource:
             resized to the images of the model (bilinear), as
             `keras.utils.image_dataset_from_directory` does, in [0, 255]. Where the
             model takes images of any size, a batch has one size: neighbours in the list
-            are together as far as they agree.
+            share a batch as long as their sizes agree.
         model: whose inputs the images must fit.
         batch_size: of the batches, where the source is not batched by itself.
         preprocessing_function: applied to the images of each batch, or a name of
@@ -158,8 +158,8 @@ class ImageSource:
                 f"{sorted(lengths)}"
             )
         self.num_images = lengths.pop()
-        # What is preprocessed may have other shapes before. But a single image is
-        # refused here, before its rows are taken for images.
+        # Preprocessing may change shapes. But a single image is refused in any case:
+        # its rows would be taken for images.
         shape: tuple[int, ...] = getattr(self._images, "shape", ())
         is_single = len(shape) == 3 and shape[-1] == 3
         if self.num_images and (self._preprocess is None or is_single):

@@ -113,7 +113,7 @@ def explain_pixels(
     gradients = differentiate(recording.embeddings, pixels, proxies * scale, rule)
     maps = ops.cast(gradients, "float32") / scale[:, None, None]
     if times_heatmaps:
-        # Of the same run. The tape behind it differentiates ReLUs as they are.
+        # From the same run: its tape uses the own gradients of ReLUs, not the rule.
         heatmaps = compute_heatmaps(recording, proxies, gradcam)
         heatmaps = resize_to_images(view, heatmaps, images)
         maps *= scale_heatmaps(heatmaps)[..., None]
@@ -129,7 +129,7 @@ def resize_to_images(view: ModelView, heatmaps: Tensor, images: Any) -> Tensor:
         images: as the model takes them.
 
     Raises:
-        ValueError: where their place in the images cannot be told.
+        ValueError: where it is not known which part of the images the network saw.
     """
     pixels = find_images(images)
     field = view.fronts.field(tuple(pixels.shape[1:3]))

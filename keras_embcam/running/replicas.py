@@ -10,7 +10,7 @@ from keras_embcam.proxies import single_point
 
 
 def has_replicas(strategy: tf.distribute.Strategy) -> bool:
-    """Tell whether there are several here, not in other processes as of a cluster."""
+    """Tell whether a strategy has several replicas, all of them in this process."""
     mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
     return mirrored and strategy.num_replicas_in_sync > 1
 
