@@ -34,10 +34,10 @@ def length_gradient(embeddings: Tensor, pull_back: Any) -> float:
         last = pull_back(ops.cast(cotangents, "float32"))[-1]
         rows = ops.convert_to_numpy(last).reshape(len(embeddings), -1)
         norms.append(np.linalg.norm(rows, axis=1))
-    told = np.isfinite(norms[0]) & np.isfinite(norms[1]) & (norms[1] > 0)
-    told &= lengths[:, 0] > 0
-    ratios = norms[0][told] / norms[1][told]
-    return float(np.median(ratios)) if told.any() else np.inf
+    is_informative = np.isfinite(norms[0]) & np.isfinite(norms[1]) & (norms[1] > 0)
+    is_informative &= lengths[:, 0] > 0
+    ratios = norms[0][is_informative] / norms[1][is_informative]
+    return float(np.median(ratios)) if is_informative.any() else np.inf
 
 
 def random_directions(shape: tuple[int, ...]) -> np.ndarray:

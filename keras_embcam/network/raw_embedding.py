@@ -95,21 +95,21 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
     """
     source, values = _named_embedding(trial, embedding_layer)
     # The noise may overflow in float16 where images do not.
-    told = np.isfinite(values).all(axis=1) & (values != 0).any(axis=1)
-    if not told.any():
+    usable = np.isfinite(values).all(axis=1) & (values != 0).any(axis=1)
+    if not usable.any():
         return source
     is_named = embedding_layer is not None
-    is_softmax = is_probabilities(values[told])
+    is_softmax = is_probabilities(values[usable])
     if is_softmax:
-        source = _before_softmax(trial, values, told, source, is_named)
+        source = _before_softmax(trial, values, usable, source, is_named)
     if not is_named:
         returned = _tapped(trial, source) if is_softmax else values
-        head = None if returned is None else find_cosine_head(trial, returned, told)
+        head = None if returned is None else find_cosine_head(trial, returned, usable)
         if head is not None:
-            return _before_head(trial, *head, told, source)
+            return _before_head(trial, *head, usable, source)
     if is_softmax:
         return source
-    return _before_norms(trial, values, told, source)
+    return _before_norms(trial, values, usable, source)
 
 
 def _named_embedding(trial: TrialRun, name: Any) -> tuple[EmbeddingSource, np.ndarray]:
@@ -149,19 +149,22 @@ def _named_embedding(trial: TrialRun, name: Any) -> tuple[EmbeddingSource, np.nd
 
 
 def _before_normalization(
-    trial: TrialRun, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
+    trial: TrialRun,
+    values: np.ndarray,
+    usable: np.ndarray,
+    source: EmbeddingSource,
 ) -> EmbeddingSource:
     def along(tensor: np.ndarray | None) -> np.ndarray | None:
         """Return the lengths of vectors that are parallel to the embedding."""
         if tensor is None or tensor.shape != values.shape:
             return None
-        rows = tensor[told]
-        return row_lengths(rows) if is_parallel(rows, values[told]) else None
+        rows = tensor[usable]
+        return row_lengths(rows) if is_parallel(rows, values[usable]) else None
 
-    if not is_fixed(row_lengths(values[told])):
+    if not is_fixed(row_lengths(values[usable])):
         return source
     # A factor behind the normalisation makes the lengths equal and not one.
-    normalized = is_unit(row_lengths(values[told]))
+    normalized = is_unit(row_lengths(values[usable]))
     for call in reversed(trial.calls):
         made = along(call.output)
         if made is not None and is_unit(made):
@@ -177,23 +180,29 @@ def _before_normalization(
 
 
 def _before_norms(
-    trial: TrialRun, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
+    trial: TrialRun,
+    values: np.ndarray,
+    usable: np.ndarray,
+    source: EmbeddingSource,
 ) -> EmbeddingSource:
     # Also where an L2 normalisation follows it, which leaves the direction.
-    found = _before_layer_norm(trial, values, told, source)
+    found = _before_layer_norm(trial, values, usable, source)
     if found is source:
-        found = _before_normalization(trial, values, told, source)
+        found = _before_normalization(trial, values, usable, source)
     return found
 
 
 def _before_layer_norm(
-    trial: TrialRun, values: np.ndarray, told: np.ndarray, source: EmbeddingSource
+    trial: TrialRun,
+    values: np.ndarray,
+    usable: np.ndarray,
+    source: EmbeddingSource,
 ) -> EmbeddingSource:
     """Return what a layer normalisation scales, where it makes the embedding."""
     for operation, inputs, outputs in reversed(trial.layer_norms):
         token = None
         if len(outputs.shape) == 3:
-            token = find_token(ops.convert_to_numpy(outputs)[told], values[told])
+            token = find_token(ops.convert_to_numpy(outputs)[usable], values[usable])
             if token is None:
                 continue
             inputs, outputs = inputs[:, token], outputs[:, token]
@@ -201,7 +210,7 @@ def _before_layer_norm(
         if raw is None or made is None or made.shape != values.shape:
             continue
         # Both: what a subclass computes may differ.
-        if all(are_same(x[told], values[told]) for x in (made, raw)):
+        if all(are_same(x[usable], values[usable]) for x in (made, raw)):
             of_token = "" if token is None else f", token {token}"
             path = trial.path(operation)
             description = f"what the layer normalisation {path!r} scales{of_token}"
@@ -216,13 +225,13 @@ def _before_head(
     call: Call,
     index: int,
     values: np.ndarray,
-    told: np.ndarray,
+    usable: np.ndarray,
     source: EmbeddingSource,
 ) -> EmbeddingSource:
     """Return what a layer compares with its classes, before it is normalised."""
     source = _replace(source, trial, call, "input", index)
     source = source._replace(width=values.shape[1])
-    source = _before_norms(trial, values, told, source)
+    source = _before_norms(trial, values, usable, source)
     path = trial.path(call.operation)
     return source._replace(
         description=f"{source.description}; what {path!r} makes of it, similarities to "
@@ -234,7 +243,7 @@ def _before_head(
 def _before_softmax(
     trial: TrialRun,
     values: np.ndarray,
-    told: np.ndarray,
+    usable: np.ndarray,
     source: EmbeddingSource,
     is_named: bool,
 ) -> EmbeddingSource:
@@ -242,8 +251,8 @@ def _before_softmax(
         if tensor is None or tensor.shape != values.shape:
             return False
         # Relative to the largest: of many classes, all probabilities are small.
-        scale = values[told].max(axis=1, keepdims=True)
-        return bool(np.all(np.abs(tensor[told] - values[told]) < TOLERANCE * scale))
+        scale = values[usable].max(axis=1, keepdims=True)
+        return bool(np.all(np.abs(tensor[usable] - values[usable]) < TOLERANCE * scale))
 
     for call in reversed(trial.calls):
         if not is_close(call.output):
