@@ -270,13 +270,12 @@ def test_candidates_for_an_embedding_are_vectors(nested: keras.Model) -> None:
     assert "late" not in str(error.value) and "Did you mean" not in str(error.value)
 
 
-def test_a_long_list_of_candidates_is_cut(monkeypatch: Any, nested: Any) -> None:
-    monkeypatch.setattr(module, "NUM_LISTED", 2)
+def test_a_long_list_of_candidates_is_cut(nested: Any) -> None:
     trial = TrialRun(nested)
     num_candidates = len(
         {id(x.operation) for x in trial.calls if x.shape and len(x.shape) == 4}
     )
-    lines = trial.list_candidates(4).split("\n")
+    lines = trial.list_candidates(4, num_listed=2).split("\n")
     assert len(lines) == 3
     assert lines[-1] == f"  ... and {num_candidates - 2} more before these"
 

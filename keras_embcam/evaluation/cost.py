@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_embcam.evaluation.baselines import activation_sum
@@ -85,13 +84,6 @@ def measure_costs(context: Context, num_timings: int) -> Measured:
             cost["kilobytes"] = float(num_floats) * 4 / 1000
         costs.append(cost)
     return Measured(costs)
-
-
-def _explain_once(
-    model: keras.Model, method: ComparedMethod, images: np.ndarray, proxies: Any
-) -> None:
-    for _ in explain_with_all(model, [method], images, [proxies]):
-        pass
 
 
 def _time_both(
