@@ -617,3 +617,20 @@ def test_a_target_class_is_an_output_of_the_head(network: Network) -> None:
     named = explain(model, IMAGES, proxies=vector, embedding_layer="proxies")
     np.testing.assert_allclose(found, named, atol=1e-6)
     assert embed(model, IMAGES).shape == (len(IMAGES), WIDTH)
+
+
+def test_what_normalises_is_no_candidate(network: Network) -> None:
+    """Measured before: the first layer of the list was the one to be stepped over."""
+
+    class Centre(layers.Layer):
+        """Normalises what it changes itself, so that nothing parallel is seen."""
+
+        def call(self, x: Any) -> Any:
+            x = x * ops.array([1.0, -2.0, 3.0, -4.0, 5.0])
+            return x / ops.norm(x, axis=1, keepdims=True)
+
+    with pytest.raises(ValueError, match="has a fixed length") as caught:
+        ModelView(network.model(Centre(name="centre")))
+    candidates = str(caught.value).split("Candidates:\n")[1].split("\n")
+    assert candidates[0].split()[0] == "dense"
+    assert not any("centre" in x for x in candidates)

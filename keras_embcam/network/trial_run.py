@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -196,6 +196,7 @@ class TrialRun:
         self,
         *ranks: int,
         outside: Iterable[str] = (),
+        keep: Callable[[Call], bool] = lambda call: True,
         num_listed: int | None = NUM_LISTED,
     ) -> str:
         """List paths and shapes of the outputs of these ranks, the last ones first.
@@ -203,12 +204,13 @@ class TrialRun:
         Args:
             *ranks: of the outputs.
             outside: paths of layers whose insides are left out.
+            keep: of each call, whether its layer is a candidate.
             num_listed: how many at most, or None for all.
         """
         paths = [
             self.path(call.operation)
             for call in reversed(self.calls)
-            if call.shape is not None and len(call.shape) in ranks
+            if call.shape is not None and len(call.shape) in ranks and keep(call)
         ]
         paths = [
             path

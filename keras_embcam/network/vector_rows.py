@@ -42,3 +42,8 @@ def is_probabilities(rows: np.ndarray) -> bool:
         and bool(np.all(rows >= 0))
         and bool(np.all(np.abs(rows.sum(axis=1) - 1) < TOLERANCE))
     )
+
+
+def have_lengths(rows: np.ndarray | None) -> bool:
+    """Tell whether vectors differ in length, or are not known: not normalised."""
+    return rows is None or not is_fixed(row_lengths(rows))

@@ -21,6 +21,7 @@ from keras_embcam.network.raw_embedding import find_embedding
 from keras_embcam.network.recording import run_and_record
 from keras_embcam.network.tokens import check_token_options
 from keras_embcam.network.trial_run import TrialRun
+from keras_embcam.network.vector_rows import have_lengths
 
 Tensor = Any
 
@@ -140,7 +141,9 @@ class ModelView:
         self._embedding = find_embedding(trial, embedding_layer)
         self.embedding = self._embedding.description
         self.cosine_head = self._embedding.head
-        self._vectors = trial.list_candidates(2)
+        self._vectors = trial.list_candidates(
+            2, keep=lambda call: have_lengths(call.output)
+        )
         self.image_size = tuple(find_images(trial.probe).shape[1:3])
         self.fronts = Fronts(model, trial.probe)
         self.fronts.at(self.image_size)  # now, since it must not be in a graph
