@@ -143,6 +143,20 @@ def test_several_proxies_for_each_image(model: keras.Model) -> None:
         np.testing.assert_allclose(both[:, number], one, rtol=1e-4, atol=1e-5)
 
 
+def test_several_proxies_in_a_compiled_call(model: keras.Model) -> None:
+    cam = EmbeddingCAM(model, resize=False)
+    proxies = np.random.default_rng(1).normal(size=(3, 2, 5)).astype("float32")
+    signature = [
+        tf.TensorSpec([None, 32, 32, 3]),
+        tf.TensorSpec([None, 2, 5]),
+    ]
+    compiled = tf.function(lambda x, p: cam(x, p)[1], input_signature=signature)
+    expected = cam(IMAGES, proxies)[1]
+    np.testing.assert_allclose(
+        compiled(IMAGES, proxies), expected, rtol=1e-3, atol=1e-4
+    )
+
+
 def test_a_layer_that_explains_is_saved_and_loaded(
     model: keras.Model, tmp_path: Any
 ) -> None:

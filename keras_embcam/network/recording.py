@@ -82,9 +82,10 @@ def run_and_record(
                 raise NoGradientError(
                     f"No gradient reaches {path!r} from the embedding."
                 )
+        # Inside a loop a graph may not know the shape of a gradient any more.
         return [
-            # In a loop a graph may know the rank of the outputs alone.
-            ops.cast(x, "float32") / ops.reshape(scale, (-1, *[1] * (len(y.shape) - 1)))
+            ops.cast(ops.reshape(x, ops.shape(y)), "float32")
+            / ops.reshape(scale, (-1, *[1] * (len(y.shape) - 1)))
             for x, y in zip(gradients, outputs, strict=True)
         ]
 
