@@ -5,7 +5,7 @@ export const SORTS = [
   ["high", "highest ratio first"],
   ["fall", "largest fall of the ratio"],
   ["similarity", "most similar wrong match"],
-  ["difference", "largest difference of runs"],
+  ["difference", "largest difference"],
   ["label", "label"],
   ["name", "as logged"],
 ];
