@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.evaluation.maps: shared runs give the maps of explain."""
+"""Tests of evaluation/shared_runs.py: shared runs give the maps of explain."""
 
 import keras
 import numpy as np
@@ -122,3 +122,21 @@ def test_maps_are_those_of_explain_at_the_size_of_the_images() -> None:
 
 def negate(embeddings):
     return -embeddings
+
+
+def test_maps_of_a_model_that_crops_lie_where_it_saw_the_image() -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((24, 36, 3)),
+            layers.CenterCrop(16, 16),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(4),
+        ]
+    )
+    images = np.random.default_rng(0).random((3, 24, 36, 3), "float32")
+    boxes = np.tile(np.float32([4 / 24, 10 / 36, 20 / 24, 26 / 36]), (3, 1))
+    report = evaluate(model, {"image": images, "bbox": boxes}, ["single_point"])
+    # The box is what the network sees: all of the heat is in it.
+    assert report.rows[0]["heatmap_ratio_bbox"] == pytest.approx(1, abs=1e-5)

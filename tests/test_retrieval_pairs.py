@@ -164,3 +164,12 @@ def test_embeddings_that_are_not_finite_are_refused():
 def test_a_number_of_correspondences_that_is_none(number):
     with pytest.raises(ValueError, match="`num_correspondences` must be an integer"):
         explain_pair(make(), A, B, num_correspondences=number)
+
+
+def test_a_model_that_crops_its_images_is_refused():
+    stack = [layers.CenterCrop(6, 6), layers.Conv2D(4, 3, activation="relu")]
+    model = keras.Sequential(
+        [keras.Input((10, 9, 3)), *stack, layers.GlobalAveragePooling2D()]
+    )
+    with pytest.raises(ValueError, match="crops or pads its images: it sees the part"):
+        explain_pair(model, A, B)

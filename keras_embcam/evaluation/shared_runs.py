@@ -13,7 +13,12 @@ from keras_embcam.heatmaps import resize_heatmaps, scale_heatmaps
 from keras_embcam.method import Method
 from keras_embcam.network.view import ModelView, Recording
 from keras_embcam.running.compiled_functions import run_once
-from keras_embcam.running.one_batch import compute_heatmaps, resolve_proxies
+from keras_embcam.running.one_batch import (
+    compute_heatmaps,
+    fields_of,
+    read_field,
+    resolve_proxies,
+)
 from keras_embcam.weightings import Weighting
 
 Tensor = Any
@@ -80,10 +85,12 @@ def explain_with_all(
             embedding_layer=first.embedding_layer,
             preset=first.preset,
         )
-        [maps] = run_once(model, images, layers, compute_maps, plans, proxies=vectors)
+        maps, fields = run_once(
+            model, images, layers, compute_maps, plans, proxies=vectors
+        )
         for column, number in enumerate(numbers):
             # One method at a time: fifty at full size would not fit into memory.
-            yield number, _finish(maps[:, column], images, normalize)
+            yield number, _finish(maps[:, column], images, fields, normalize)
 
 
 def compute_maps(
@@ -92,7 +99,7 @@ def compute_maps(
     proxies: Any,
     layers: Method,
     plans: tuple[MapPlan, ...],
-) -> tuple[Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Return the raw maps of all plans from one run of the model; in graph code.
 
     Args:
@@ -103,8 +110,8 @@ def compute_maps(
         plans: m of them.
 
     Returns:
-        A tuple of one tensor, (n, m, h, w) float32, >= 0, at the size of the
-        activations.
+        (n, m, h, w) float32, >= 0, at the size of the activations, and what
+        `fields_of` the images says.
     """
     recording = view.record(images)
     made: dict[Any, tuple[Tensor, Tensor]] = {}
@@ -122,7 +129,7 @@ def compute_maps(
             vectors, gradients = made[place]
             run = recording._replace(pull_back=_return(gradients))
         maps.append(compute_heatmaps(run, vectors, weigh, method.top_channels))
-    return (ops.stack(maps, axis=1),)
+    return ops.stack(maps, axis=1), fields_of(view, images)
 
 
 def _return(gradients: Tensor) -> Callable[[Tensor], Tensor]:
@@ -206,8 +213,10 @@ def _make_own_maps(
     return ops.convert_to_numpy(scale_heatmaps(maps))
 
 
-def _finish(maps: np.ndarray, images: np.ndarray, normalize: bool) -> np.ndarray:
-    resized = resize_heatmaps(maps, images.shape[1:3])
+def _finish(
+    maps: np.ndarray, images: np.ndarray, fields: np.ndarray, normalize: bool
+) -> np.ndarray:
+    resized = resize_heatmaps(maps, images.shape[1:3], read_field(fields))
     return ops.convert_to_numpy(scale_heatmaps(resized) if normalize else resized)
 
 

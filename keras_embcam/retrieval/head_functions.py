@@ -11,11 +11,19 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_embcam.network.view import ModelView
+from keras_embcam.running.one_batch import fields_of
 
 Tensor = Any
 
 # Gradients of unit vectors that are in memory at a time, in bytes.
 MAX_GRADIENT_BYTES = 2**25
+
+
+def find_field(
+    view: ModelView, images: Any, proxies: None, *options: Any
+) -> tuple[Tensor]:
+    """Return which part of its image the network sees, (n, 4): see `fields_of`."""
+    return (fields_of(view, images),)
 
 
 def record_parts(

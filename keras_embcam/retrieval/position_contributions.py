@@ -10,12 +10,14 @@ from keras import tree
 from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
 from keras_embcam.retrieval.head_functions import (
+    find_field,
     integrate_head,
     read_pooled_head,
     record_parts,
 )
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.image_batches import Batch, ImageSource
+from keras_embcam.running.one_batch import read_field
 
 # Steps of the integral through a head that is not linear; see docs/retrieval.md.
 NUM_STEPS = 16
@@ -150,6 +152,7 @@ class ContributionReader:
         # for the matrix of a pooled head.
         self._tries = [0, 1, NUM_STEPS] if num_steps is None else [num_steps]
         self._matrix: np.ndarray | None = None
+        self._sees_whole_images = False
 
     def read(self, batches: Any) -> Iterator[Contributions]:
         """Yield the contributions of each batch of images."""
@@ -157,6 +160,8 @@ class ContributionReader:
             yield self._read_batch(batch)
 
     def _read_batch(self, batch: Batch) -> Contributions:
+        if not self._sees_whole_images:
+            self._check_field(batch)
         while True:
             num_steps = self._tries[0]
             found = self._try(batch, num_steps)
@@ -166,6 +171,20 @@ class ContributionReader:
                     return found
             # What is not exact for these images is not tried for others.
             self._tries = self._tries[1:]
+
+    def _check_field(self, batch: Batch) -> None:
+        """Refuse a model that crops or pads: positions would be misplaced."""
+        one = tree.map_structure(lambda x: x[:1], batch.inputs)
+        [fields] = self._run(batch._replace(inputs=one), find_field)
+        if read_field(fields) is not None:
+            raise ValueError(
+                "Contributions need a network that sees the whole image. This model "
+                "crops or pads its images: it sees the part (top, left, bottom, "
+                f"right) = {fields[0].round(3).tolist()}, as shares of their sides. "
+                "Pass the part of the model behind that step, and images that are "
+                "cropped or padded already."
+            )
+        self._sees_whole_images = True
 
     def _try(self, batch: Batch, num_steps: int) -> Contributions | None:
         if num_steps:
