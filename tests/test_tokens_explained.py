@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_embcam import EmbeddingCAM, explain
+from keras_embcam.evaluation import Method, evaluate
 from keras_embcam.network.feature_maps import TokenBlocks
 from keras_embcam.network.view import ModelView
 from keras_embcam.presets import explain_tokens
@@ -218,3 +219,23 @@ def test_what_is_said_about_tokens_is_believed(model: keras.Model) -> None:
     assert tuple(config["token_grid"]) == (2, 8)
     with pytest.raises(ValueError, match="`token_grid` must be a pair"):
         explain(model, IMAGES, token_grid=16)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_table_has_the_maps_that_explain_gives(pooled: bool) -> None:
+    keras.utils.set_random_seed(0)
+    model = transformer(pooled)
+    boxes = np.tile(np.float32([0, 0, 0.5, 0.75]), (len(IMAGES), 1))
+    examples = {"image": IMAGES, "bbox": boxes}
+    rows = evaluate(model, examples, ["single_point", "tokens"]).rows
+    for row, options in zip(rows, ({"weighting": "gradcam"}, {}), strict=True):
+        heatmaps = explain(model, IMAGES, **options)
+        inside = heatmaps[:, :16, :24].sum(axis=(1, 2))
+        ratios = inside / heatmaps.sum(axis=(1, 2))
+        expected = np.mean(ratios[np.isfinite(ratios)])
+        assert row["heatmap_ratio_bbox"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_compared_method_states_its_weighting() -> None:
+    with pytest.raises(ValueError, match='`weighting="auto"` depends on the model'):
+        Method("mine", weighting="auto")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_embcam.evaluation.baselines import activation_sum
-from keras_embcam.method import Method
+from keras_embcam.method import AUTO, Method
 
 # Directions away from other images, at right angles to the embedding itself.
 DIRECTIONS = ("triplet", "distance_difference", "pairwise_distance")
@@ -53,8 +53,8 @@ class ComparedMethod(Method):
         options: arguments of the database's `explain`.
 
     Raises:
-        ValueError: for an unknown proxy, weighting, preset or number, for maps of
-            another size or scale, or where `database` and `heatmaps` are both given.
+        ValueError: for the weighting "auto", an unknown proxy, weighting, preset or
+            number, for maps of another size or scale, or where `database` and `heatmaps` are both given.
 
     Example:
 
@@ -79,6 +79,12 @@ class ComparedMethod(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.weighting == AUTO:
+            raise ValueError(
+                'A compared method states what it is; `weighting="auto"` depends on '
+                'the model. Pass "gradcam" for maps, or `preset="tokens"` for the tokens '
+                f"of a transformer. Received: {self.name!r}"
+            )
         is_name = isinstance(self.proxy, str)
         is_known = self.proxy in PROXIES if is_name else callable(self.proxy)
         if not is_known and (is_name or np.ndim(self.proxy) != 2):

@@ -36,6 +36,9 @@ METHODS: dict[str, ComparedMethod] = {
         ComparedMethod("pairwise_distance", "pairwise_distance"),
         ComparedMethod("localize", preset="localize"),
         ComparedMethod("localize_class_mean", "class_mean", preset="localize"),
+        # What `explain` does for transformers.
+        ComparedMethod("tokens", preset="tokens"),
+        ComparedMethod("tokens_class_mean", "class_mean", preset="tokens"),
         ComparedMethod("gradcam++", weighting="gradcam++"),
         ComparedMethod("layercam", weighting="layercam"),
         ComparedMethod("hirescam", weighting="hirescam"),
