@@ -106,7 +106,8 @@ class TabLog:
             batch["bbox"], self._objects.bounding_box_format, shape_of_maps
         )
         pixels = np.asarray(placed).reshape(len(images), -1, 4)
-        return tab_writer.keep_boxes(pixels / np.float32(images.shape[2:0:-1] * 2))
+        size = np.asarray(images.shape[2:0:-1] * 2, "float32")
+        return tab_writer.keep_boxes(pixels / size)
 
     def _trace(self, batch: Examples) -> list[list[np.ndarray]]:
         if "segmentation_mask" not in batch:

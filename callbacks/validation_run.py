@@ -174,7 +174,7 @@ class ValidationRun:
                 gather(kept, {"label": batch["label"]})
             if kept_map_side is not None:
                 found = find_boxes(heatmaps, self._method.box_threshold)
-                size = np.float32(heatmaps.shape[:0:-1] * 2)
+                size = np.asarray(heatmaps.shape[:0:-1] * 2, "float32")
                 map_size = list_compiled(self._model)[-1].view.map_size
                 small = shrink_heatmaps(heatmaps, map_size, kept_map_side)
                 gather(kept, {"heatmaps": small, "found_boxes": found / size})
@@ -225,7 +225,7 @@ class ValidationRun:
 
     def _check_order(self, numbers: np.ndarray) -> None:
         labels = self._stream.classes[numbers]
-        if not np.array_equal(labels, self.labels):
+        if self.labels is None or not np.array_equal(labels, self.labels):
             raise ValueError(
                 "`validation_examples` must come in the same order each time. The "
                 "labels differ from those of the first time: leave out shuffling, or "

@@ -83,8 +83,8 @@ class ComparedMethod(Method):
         if self.weighting == AUTO:
             raise ValueError(
                 'A compared method states what it is; `weighting="auto"` depends on '
-                'the model. Pass "gradcam" for maps, or `preset="tokens"` for tokens of '
-                f"a transformer. Received: {self.name!r}"
+                'the model. Pass "gradcam" for maps, or `preset="tokens"` for the '
+                f"tokens of a transformer. Received: {self.name!r}"
             )
         is_name = isinstance(self.proxy, str)
         is_known = self.proxy in PROXIES if is_name else callable(self.proxy)
