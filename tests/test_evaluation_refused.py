@@ -56,6 +56,11 @@ def examples() -> dict[str, np.ndarray]:
         ),
         ({"label": None}, {"methods": ["class_mean"]}, 'examples with a "label"'),
         ({"bbox": None}, {"calibration_examples": {}}, "choose thresholds for boxes"),
+        (
+            {"bbox": np.tile(np.float32([1, 2, 4, 5]), (NUM_IMAGES, 1))},
+            {"methods": ["uniform"]},
+            "No box of `examples` has an area .* Did you mean .*='yxyx'",
+        ),
         ({}, {"faithfulness_images": -1}, "`faithfulness_images` must be an integer"),
         ({}, {"num_timings": 0.5}, "`num_timings` must be an integer >= 0"),
         ({}, {"methods": [Method("x", heatmaps=lambda x: x)]}, "must have the shape"),

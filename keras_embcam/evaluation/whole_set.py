@@ -10,6 +10,7 @@ from keras_embcam.evaluation.set_proxies import find_missing
 from keras_embcam.evaluation.streamed_figures import THRESHOLDS, StreamedFigures
 from keras_embcam.metrics import measure_uniform_heatmaps
 from keras_embcam.metrics.heatmap_figures import RATIOS
+from keras_embcam.running.box_checks import BoxCheck
 
 # The entries of the examples that each metric needs: one of them is enough.
 NEEDED = {
@@ -100,7 +101,8 @@ def gather_figures(
         for none.
 
     Raises:
-        ValueError: for examples that do not fit or come in another order each time.
+        ValueError: for examples that do not fit or come in another order each time,
+            and boxes that cannot have the format that is stated.
     """
     proxies = context.proxies  # embeds the set, where that is needed
     figures = [
@@ -109,8 +111,11 @@ def gather_figures(
     ]
     num_images = 0
     labels: list[np.ndarray] = []
+    boxes = BoxCheck(context.objects.bounding_box_format, "examples")
     for batch in context.stream:
         images = batch["image"]
+        if "bbox" in batch:
+            boxes.update(batch["bbox"], images.shape[1:3])
         rows = np.arange(num_images, num_images + len(images))
         num_images += len(images)
         given = context.labels_of(batch)
@@ -125,6 +130,8 @@ def gather_figures(
         for number, heatmaps in context.explain(images, chosen):
             missing = find_missing(chosen[number], len(images))
             figures[number].update(heatmaps, batch, uniform, missing)
+    if boxes.num_boxes:
+        boxes.finish()
     return figures, np.concatenate(labels) if labels else None
 
 

@@ -20,6 +20,9 @@ class BoxCheck:
         bounding_box_format: that the user states for the boxes.
         name: of the argument that holds them, for messages.
 
+    Attributes:
+        num_boxes: how many were seen, padding left out.
+
     Example:
 
     >>> check = BoxCheck("rel_yxyx", "examples")
@@ -35,7 +38,7 @@ Did you mean bounding_box_format='yxyx'?
     def __init__(self, bounding_box_format: str, name: str) -> None:
         self._format = bounding_box_format.lower()
         self._name = name
-        self._num_boxes = 0
+        self.num_boxes = 0
         self._num_with_area = 0
         self._low, self._high = np.inf, -np.inf
         self._size = (0, 0)
@@ -56,7 +59,7 @@ Did you mean bounding_box_format='yxyx'?
         is_padding = (boxes == 0).all(-1) | (boxes == -1).all(-1)
         is_box = ~is_padding & np.isfinite(boxes).all(-1)
         self._size = image_size
-        self._num_boxes += int(is_box.sum())
+        self.num_boxes += int(is_box.sum())
         self._num_with_area += int((np.asarray(has_area(placed)) & is_box).sum())
         if is_box.any():
             self._low = min(self._low, float(boxes[is_box].min()))
@@ -73,7 +76,7 @@ Did you mean bounding_box_format='yxyx'?
             ValueError: where none has an area inside its image, or the values are
                 pixels in a relative format, or the other way round.
         """
-        if not self._num_boxes:
+        if not self.num_boxes:
             raise ValueError(
                 f"`{self._name}` has no box: all rows are padding. Leave out "
                 '"bbox", or pass boxes.'
@@ -102,10 +105,10 @@ Did you mean bounding_box_format='yxyx'?
                 f"{which} of `{self._name}` {what}. Received: {received}"
                 f"{self._suggest()}"
             )
-        num_without = self._num_boxes - self._num_with_area
+        num_without = self.num_boxes - self._num_with_area
         if num_without:
             warnings.warn(
-                f"{num_without} of {self._num_boxes} boxes of `{self._name}` have no "
+                f"{num_without} of {self.num_boxes} boxes of `{self._name}` have no "
                 f"area inside their image and do not count. Received: {received}"
                 f"{self._suggest()}",
                 stacklevel=2,
