@@ -241,3 +241,19 @@ def test_a_network_without_finite_embeddings_is_refused():
     dense.bias.assign([np.nan, 0])
     with pytest.raises(ValueError, match="`queries` must be finite"):
         explain_neighbors(model, IMAGES, k=2)
+
+
+def test_strings_and_numbers_are_never_equal(model):
+    numbers = np.repeat(np.arange(4), 5)
+    options = {"k": 1, "labels": numbers[:2], "gallery_labels": numbers.astype(str)}
+    with pytest.raises(ValueError, match=r"of one kind.* \[0, 0\] and \['0', '0', '0"):
+        explain_neighbors(model, IMAGES[:2], IMAGES, **options)
+
+
+def test_strings_of_a_data_set_equal_those_of_a_list(model, found):
+    rows = LABELS[:, None]  # bytes in TensorFlow, here of the shape (n, 1)
+    dataset = tf.data.Dataset.from_tensor_slices((IMAGES, rows)).batch(8)
+    again = explain_neighbors(
+        model, dataset, IMAGES, k=3, gallery_labels=LABELS, batch_size=8
+    )
+    np.testing.assert_array_equal(again.is_right, found.is_right)

@@ -12,6 +12,7 @@ from keras_embcam.network.noise_images import find_images
 from keras_embcam.retrieval.pair_maps import divide_by_length
 from keras_embcam.retrieval.pairs import check_finite
 from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.example_values import read_labels
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.one_batch import embed_images
 
@@ -89,13 +90,12 @@ def check_labels_fit(
     """Return the labels given, or else those that came with the images.
 
     Raises:
-        ValueError: for another number than one for each image.
+        ValueError: for another number than one for each image, one-hot rows, or what
+            are neither whole numbers nor strings.
     """
-    if labels is None:
-        return found.labels
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
+    if labels is None and found.labels is None:
+        return None
+    labels = np.array(read_labels(found.labels if labels is None else labels, name))
     if labels.shape != (len(found.embeddings),):
         raise ValueError(
             f"`{name}` must hold one label for each image of `{others}`, "
@@ -153,8 +153,9 @@ def rank(
         search: "exact" or "faiss".
 
     Raises:
-        ValueError: for an unknown search, labels on one side only, or a gallery of
-            fewer images than k beside the query itself.
+        ValueError: for an unknown search, labels on one side only, strings on one and
+            numbers on the other, or a gallery of fewer images than k beside the query
+            itself.
         ImportError: where faiss is asked for and missing.
     """
     if search not in SEARCHES:
@@ -169,6 +170,7 @@ def rank(
             f"`{given}` tell right from wrong only beside `{missing}`. Pass both, or "
             "neither."
         )
+    _check_kinds(queries.labels, gallery.labels)
     own = _find_own_rows(queries, gallery, own_rows)
     num_rows, most = len(gallery.embeddings), max(len(rows) for rows in own)
     if k > num_rows - most:
@@ -232,3 +234,19 @@ def _find_own_rows(
     for row, digest in enumerate(gallery.digests):
         rows_of.setdefault(digest, set()).add(row)
     return [rows_of.get(digest, set()) for digest in queries.digests]
+
+
+def _check_kinds(labels: np.ndarray | None, gallery_labels: np.ndarray | None) -> None:
+    """Refuse strings on one side and numbers on the other: they are never equal."""
+    if labels is None or gallery_labels is None:
+        return
+    kinds = [
+        {isinstance(label, str) for label in values.tolist()}
+        for values in (labels, gallery_labels)
+    ]
+    if kinds[0].isdisjoint(kinds[1]) and all(kinds):
+        raise ValueError(
+            "`labels` and `gallery_labels` must be of one kind: a string never equals "
+            f"a number. Received: {labels[:3].tolist()} and "
+            f"{gallery_labels[:3].tolist()}"
+        )
