@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from keras_embcam import explain
@@ -95,3 +96,28 @@ def test_only_keras_models_are_explained(model) -> None:
         check_model(model)
     with pytest.raises(TypeError, match="`model` must be a keras.Model. Received: "):
         explain(model, make_images())
+
+
+def make_model_with_age() -> keras.Model:
+    photo, age = keras.Input((SIZE, SIZE, 3), name="image"), keras.Input((1,), name="a")
+    pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(photo))
+    return keras.Model([photo, age], layers.Concatenate()([pooled, age]))
+
+
+def test_a_dict_goes_by_the_names_of_the_inputs_as_in_keras() -> None:
+    """Sorted, "a" comes first, and was taken for the images."""
+    model, images, ages = make_model_with_age(), make_images(), np.ones((5, 1))
+    named = {"image": images, "a": ages}
+    dataset = tf.data.Dataset.from_tensor_slices(named).batch(2)
+    expected = explain(model, [images, ages])
+    for given in (named, dataset, dataset.map(lambda x: (x, 0))):
+        np.testing.assert_allclose(explain(model, given), expected, atol=1e-6)
+
+
+def test_another_number_of_inputs_is_refused_by_their_names(model) -> None:
+    message = r"takes 2 inputs, \['image', 'a'\]. Received 1 arrays. Pass one array"
+    with pytest.raises(ValueError, match=message):
+        explain(make_model_with_age(), make_images())
+    message = r"Received 2 arrays, \['image', 'label'\].*labels go into `labels`"
+    with pytest.raises(ValueError, match=message):
+        explain(model, {"image": make_images(), "label": np.arange(5)})

@@ -115,7 +115,7 @@ def test_several_inputs_keep_their_structure() -> None:
     assert batches[0].inputs["b"].dtype == "float32"
     with pytest.raises(ValueError, match=r"one row for each image.*lengths \[4, 5\]"):
         read_all({**given, "b": np.ones((4, 2))}, model)
-    with pytest.raises(ValueError, match="takes 2 inputs. Received 1 arrays"):
+    with pytest.raises(ValueError, match="takes 2 inputs.* Received 1 arrays"):
         read_all(make_images(), model)
 
 

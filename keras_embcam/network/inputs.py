@@ -41,6 +41,27 @@ def declared_images(model: keras.Model) -> Any:
     return None
 
 
+def name_inputs(model: keras.Model) -> list[str]:
+    """Return the names of a model's inputs in their order, empty if it states none."""
+    declared = declared_inputs(model)
+    if isinstance(declared, dict):
+        return sorted(declared)  # the order in which `tree` flattens dicts
+    return [] if declared is None else [x.name for x in tree.flatten(declared)]
+
+
+def order_inputs(images: Any, model: keras.Model) -> Any:
+    """Return arrays by name in the order of the model's inputs, as Keras takes them.
+
+    `tree` flattens dicts in the order of their keys, which is another one. All but
+    dicts of arrays with the names of a model whose inputs are a list stay as they are.
+    """
+    names = name_inputs(model)
+    is_listed = names and not isinstance(declared_inputs(model), dict)
+    if is_listed and isinstance(images, dict) and sorted(images) == sorted(names):
+        return [images[name] for name in names]
+    return images
+
+
 def refuse_channels_first(operations: dict[str, Any]) -> None:
     """Check that no operation of a model, by path, has its channels first.
 
@@ -60,7 +81,8 @@ def fit_images(images: Any, model: keras.Model, first: int = 0) -> Any:
     """Check a batch against the inputs of a model and give it their dtype.
 
     Args:
-        images: (n, H, W, c) arrays, or a structure with one.
+        images: (n, H, W, c) arrays, or a structure with one; a dict goes by the names
+            of the inputs.
         model: whose declared inputs they must fit, where it declares them.
         first: the number of the first image, for messages.
 
@@ -68,6 +90,7 @@ def fit_images(images: Any, model: keras.Model, first: int = 0) -> Any:
         ValueError: for a wrong rank, size or channel count, NaN or infinity, or
             fractions where the model takes integers.
     """
+    images = order_inputs(images, model)
     check_shapes(images, model)
     declared = declared_inputs(model)
     flat = tree.flatten(images)
@@ -87,11 +110,14 @@ def check_shapes(images: Any, model: keras.Model) -> None:
         ValueError: for a wrong rank, size or channel count, or number of inputs.
     """
     declared = declared_inputs(model)
-    flat = tree.flatten(images)
+    flat = tree.flatten(order_inputs(images, model))
     inputs = [None] * len(flat) if declared is None else tree.flatten(declared)
     if len(inputs) != len(flat):
+        names = f", {list(images)}" if isinstance(images, dict) else ""
         raise ValueError(
-            f"The model takes {len(inputs)} inputs. Received {len(flat)} arrays."
+            f"The model takes {len(inputs)} inputs, {name_inputs(model)}. Received "
+            f"{len(flat)} arrays{names}. Pass one array for each input; labels go into "
+            "`labels`."
         )
     for array, like in zip(flat, inputs, strict=True):
         if like is None:

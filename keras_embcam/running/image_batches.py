@@ -12,7 +12,12 @@ import tensorflow as tf
 from keras import tree
 from PIL import Image
 
-from keras_embcam.network.inputs import check_shapes, declared_images, fit_images
+from keras_embcam.network.inputs import (
+    check_shapes,
+    declared_images,
+    fit_images,
+    name_inputs,
+)
 from keras_embcam.running.image_files import (
     check_image_size,
     list_files,
@@ -220,7 +225,7 @@ class ImageSource:
             )
 
     def _batched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        images = _split_element(dataset.element_spec)[0]
+        images = self._split(dataset.element_spec)[0]
         ranks = [x.shape.rank for x in tree.flatten(images)]
         if None in ranks:
             raise ValueError(
@@ -232,15 +237,26 @@ class ImageSource:
 
     def _read_dataset(self) -> Iterator[Batch]:
         for element in self._images:
-            images, labels = _split_element(element)
+            images, labels = self._split(element)
             labels = None if labels is None else np.asarray(labels)
             yield Batch(tree.map_structure(np.asarray, images), labels)
 
     def _read_py_dataset(self) -> Iterator[Batch]:
         for number in range(self._images.num_batches):
-            images, labels = _split_element(self._images[number])
+            images, labels = self._split(self._images[number])
             labels = None if labels is None else np.asarray(labels)
             yield Batch(tree.map_structure(_as_array, images), labels)
+
+    def _split(self, element: Any) -> tuple[Any, Any]:
+        """Return images, or all inputs of the model, and labels or None."""
+        if isinstance(element, dict) and "image" in element:
+            names = name_inputs(self._model)
+            if len(names) > 1 and set(names) <= set(element):
+                images = {name: element[name] for name in names}
+                return images, element.get("label")
+            return element["image"], element.get("label")
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(element)
+        return images, labels
 
 
 def join_rows(*arrays: np.ndarray) -> Any:
@@ -274,10 +290,3 @@ def _as_array(x: Any) -> np.ndarray:
             f"Received: {x!r} (of type {type(x).__name__})"
         )
     return array
-
-
-def _split_element(element: Any) -> tuple[Any, Any]:
-    if isinstance(element, dict) and "image" in element:
-        return element["image"], element.get("label")
-    images, labels, _ = keras.utils.unpack_x_y_sample_weight(element)
-    return images, labels
