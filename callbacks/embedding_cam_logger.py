@@ -264,7 +264,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             self._proxies,
         )
         run.prepare()
-        self._log.write_facts(run.describe(), (self.params or {}).get("verbose", 0))
+        self._log.begin(run, (self.params or {}).get("verbose", 0))
         self._run, self._explained = run, model
         return run
 

@@ -1,6 +1,6 @@
 """Everything that a logger writes under its folder, update by update."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -72,14 +72,18 @@ class UpdateLog:
         self._pictured: Examples | None = None
         self._writer: EventWriter | None = None
 
-    def write_facts(self, facts: Mapping[str, str], verbose: int) -> None:
+    def begin(self, run: ValidationRun, verbose: int) -> None:
         """Write what is explained, as a text; fails where nothing can be written.
 
         Args:
-            facts: by name.
-            verbose: above 0 to print them too.
+            run: that is prepared.
+            verbose: above 0 to print the text too.
+
+        Raises:
+            ValueError: where there is no example of a number in `picture_indices`.
         """
-        facts = {**facts, "logs": self._log_dir}
+        self._check_indices(run.num_examples)
+        facts = {**run.describe(), "logs": self._log_dir}
         self._open().write_text(facts)
         if verbose:
             print("EmbeddingCAMLogger explains")
@@ -133,6 +137,18 @@ class UpdateLog:
         if self._writer is None:
             self._writer = EventWriter(self._log_dir)
         return self._writer
+
+    def _check_indices(self, num_examples: int) -> None:
+        """Refuse numbers of examples that are not there, before an epoch is over."""
+        indices = self._picture_indices
+        if indices is None or isinstance(indices, str):
+            return
+        missing = sorted({x for x in indices if not 0 <= x < num_examples})
+        if missing:
+            raise ValueError(
+                f"`picture_indices` must lie between 0 and {num_examples - 1}, one "
+                f"for each of {num_examples} examples. Received: {missing}"
+            )
 
     def _choose(self, update: Update, run: ValidationRun) -> Sequence[int]:
         indices = self._picture_indices

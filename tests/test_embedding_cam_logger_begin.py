@@ -379,6 +379,14 @@ class TestInputs:
         with pytest.raises(ValueError, match=r"nothing for \['depth'\]"):
             begin(model, logger)
 
+    def test_pictures_of_examples_that_are_not_there(self, tmp_path, branch):
+        """Known only when the first epoch was over."""
+        logger = EmbeddingCAMLogger(
+            tmp_path, EXAMPLES, picture_indices=[0, NUM, -1], strict=True
+        )
+        with pytest.raises(ValueError, match=r"between 0 and 7.*Received: \[-1, 8\]"):
+            begin(branch, logger)
+
     def test_images_of_different_sizes(self, tmp_path, branch):
         dataset = tf.data.Dataset.from_generator(
             lambda: (np.zeros((side, side, 3), "float32") for side in (12, 14)),
