@@ -81,6 +81,20 @@ def test_labels_that_do_not_fit_are_refused(labels, message) -> None:
         class_mean(np.ones((2, 3)), labels, num_classes=4)
 
 
+@pytest.mark.parametrize(
+    ("labels", "hint"),
+    [
+        (["wren", "owl"], r"np.unique\(labels, return_inverse=True\)\[1\]"),
+        ([[3], [0]], r"Pass `labels\[:, 0\]`"),
+        (np.eye(2), r"Pass `labels.argmax\(axis=1\)`"),
+        ([0.5, 1.0], "of float"),
+    ],
+)
+def test_the_message_says_how_to_make_integers_of_labels(labels, hint) -> None:
+    with pytest.raises(ValueError, match=f"`labels` must be integers.*{hint}"):
+        class_mean(np.ones((2, 3)), labels)
+
+
 def test_class_means_refuse_embeddings_that_do_not_fit() -> None:
     means = RunningClassMean(2)
     with pytest.raises(ValueError, match=r"must have the shape \(n, d\).*\(3,\)"):

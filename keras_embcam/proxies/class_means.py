@@ -117,7 +117,10 @@ def class_mean(
     array([[0.707, 0.707]], dtype=float32)
     """
     if num_classes is None:
-        num_classes = int(np.max(ops.convert_to_numpy(labels), initial=0)) + 1
+        values = np.asarray(ops.convert_to_numpy(labels))
+        are_integers = np.issubdtype(values.dtype, np.integer)
+        # Of other labels `check_labels` says what they must be.
+        num_classes = int(values.max(initial=0)) + 1 if are_integers else 1
     means = RunningClassMean(num_classes)
     means.update(embeddings, labels)
     return means.leave_one_out(embeddings, labels) if leave_one_out else means.result()
@@ -142,6 +145,7 @@ def check_labels(
         raise ValueError(
             f"`{name}` must be integers of the shape ({num_images},), one for each "
             f"image. Received the shape {values.shape} of {values.dtype}"
+            f"{_hint(values)}"
         )
     wrong = np.unique(values[(values < 0) | (values >= num_classes)])
     if len(wrong):
@@ -150,6 +154,15 @@ def check_labels(
             f"{num_classes} classes. Received: {wrong[:10].tolist()}"
         )
     return values
+
+
+def _hint(labels: np.ndarray) -> str:
+    if labels.ndim == 2:
+        column = "[:, 0]" if labels.shape[1] == 1 else ".argmax(axis=1)"
+        return f". Pass `labels{column}`."
+    if labels.dtype.kind in "OSU":
+        return ". Number them with `np.unique(labels, return_inverse=True)[1]`."
+    return ""
 
 
 def _unit_rows(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
