@@ -144,6 +144,12 @@ def test_images_without_contrast_and_bytes_are_no_ground_for_a_warning() -> None
     )
 
 
+def test_embeddings_that_are_nan_are_no_ground_for_a_warning() -> None:
+    model = network()
+    model.set_weights([np.full_like(x, np.nan) for x in model.get_weights()])
+    assert not told(model, photographs() / 255)
+
+
 def test_a_network_that_was_just_made_is_not_judged() -> None:
     images = photographs()
     for make in (keras.applications.MobileNetV2, keras.applications.ResNet50V2):

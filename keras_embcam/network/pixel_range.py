@@ -174,7 +174,7 @@ def _compare_embeddings(
     if embeddings is None or len(embeddings) < 2:
         return None
     cosine = _mean_cosine(embeddings)
-    if cosine < MAX_COSINE:
+    if not cosine >= MAX_COSINE:  # or NaN, which has other reasons
         return None
     pixels = find_images(images)
     offset = 1.0 if low < 0 else 0.0
@@ -187,7 +187,7 @@ def _compare_embeddings(
     if len(now.shape) != 2:
         return None
     spreads = [1 - _mean_cosine(ops.convert_to_numpy(x)) for x in (now, then)]
-    if spreads[1] < 10 * max(spreads[0], 1e-6):
+    if not spreads[1] >= 10 * max(spreads[0], 1e-6):
         return None
     return (
         "embeddings of different images hardly differ (mean cosine "
