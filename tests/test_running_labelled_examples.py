@@ -348,6 +348,8 @@ def test_labels_of_any_kind(labels, numbers, classes) -> None:
     [
         (np.eye(3), r"\(n,\) or \(n, 1\).*argmax.*one-hot"),
         (np.float32([0.5, 1, 2]), r"whole numbers or strings.*0\.5"),
+        # 16777217 is 16777216 as float32: two classes became one.
+        (np.float32([2**24, 2**24 + 1, 0]), "float32 knows not all.* from 16777216 on"),
         (np.array([None, 1, 2]), "integers or strings.*None"),
     ],
 )

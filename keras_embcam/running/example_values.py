@@ -19,7 +19,8 @@ def read_labels(labels: Any, name: str = "label") -> list[Any]:
         name: of the entry, for messages.
 
     Raises:
-        ValueError: for another shape, such as one-hot rows, or fractions.
+        ValueError: for another shape, such as one-hot rows, fractions, or floats so
+            large that neighbouring integers have become one.
 
     Example:
 
@@ -42,6 +43,13 @@ def read_labels(labels: Any, name: str = "label") -> list[Any]:
             raise ValueError(
                 f'"{name}" must hold whole numbers or strings. Received: '
                 f"{values[:5].tolist()} of {values.dtype}"
+            )
+        limit = 2 ** (np.finfo(values.dtype).nmant + 1)
+        if values.size and np.abs(values).max() >= limit:
+            raise ValueError(
+                f'"{name}" must hold integers where they are so large: {values.dtype} '
+                f"knows not all of those from {limit} on, and makes one class of "
+                f"several. Received: {values[np.abs(values) >= limit][:5].tolist()}"
             )
         return [int(x) for x in values]
     listed = values.tolist()
