@@ -343,6 +343,12 @@ def test_labels_of_any_kind(labels, numbers, classes) -> None:
         assert found[0] == 0
 
 
+def test_boxes_in_a_dict_as_keras_has_them() -> None:
+    boxes = {"boxes": np.zeros((3, 1, 4)), "labels": np.zeros((3, 1))}
+    with pytest.raises(ValueError, match=r"one array as 'bbox'.*\['boxes', 'labels'\]"):
+        ExampleStream({"image": IMAGES[:3], "bbox": boxes})
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

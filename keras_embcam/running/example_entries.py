@@ -45,7 +45,7 @@ def name_entries(element: Any, name: str) -> dict[str, Any]:
 
     Raises:
         TypeError: for anything else than the above.
-        ValueError: where nothing is the image.
+        ValueError: where nothing is the image, or an entry of `KEYS` is a dict.
 
     Example:
 
@@ -77,6 +77,14 @@ def name_entries(element: Any, name: str) -> dict[str, Any]:
         entries.setdefault("label", labels)
     if "image" not in entries:
         entries["image"] = entries.pop(_find_images(entries, name))
+    for key in KEYS:
+        if isinstance(entries.get(key), Mapping):
+            inner = list(entries[key])
+            raise ValueError(
+                f"`{name}` must hold one array as {key!r}. Received a dict with "
+                f"{inner}. Lift the one that is meant, for example "
+                f'{key!r}: x["{key}"]["{inner[0] if inner else key}"].'
+            )
     return entries
 
 
