@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
 from keras import ops
 
 
@@ -107,7 +108,8 @@ def count_trained_batches(model: Any, epoch: int, steps_per_epoch: int | None) -
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     accumulated = getattr(inner, "gradient_accumulation_steps", None) or 1
     # A variable of a distribution strategy is no number by itself.
-    at_least = int(ops.convert_to_tensor(optimizer.iterations)) * accumulated
+    iterations = tf.identity(ops.convert_to_tensor(optimizer.iterations))
+    at_least = int(iterations) * accumulated
     by_epochs = epoch * (steps_per_epoch or 0)
     is_rest = 0 <= by_epochs - at_least < accumulated
     return by_epochs if is_rest else at_least

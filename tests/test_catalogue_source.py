@@ -517,7 +517,7 @@ class TestBegunBefore:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"weighting": "layercam"}, "weighting was 'gradcam' and is 'layercam'"),
+            ({"weighting": "layercam"}, "weighting was 'auto' and is 'layercam'"),
             ({"images_per_part": 3}, "images_per_part was 2 and is 3"),
             ({"top_channels": 2}, "top_channels was None and is 2"),
             (

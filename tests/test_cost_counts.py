@@ -111,7 +111,9 @@ def test_ten_calls_of_ten_batch_sizes_run_the_python_code_once() -> None:
     [
         ({}, 1),
         ({"proxies": make_vectors(10)}, 1),
-        ({"proxies": make_vectors(10, 5)}, 5),
+        ({"proxies": make_vectors(10, WIDTH - 1)}, WIDTH - 1),
+        # More proxies than the embedding has numbers: one way back for each of these.
+        ({"proxies": make_vectors(10, WIDTH + 1)}, WIDTH),
         ({"proxies": make_vectors(10, 5), "weighting": "gradcam++"}, 5),
         # Three layers at once share one way back.
         ({"preset": "localize"}, 1),
@@ -202,7 +204,7 @@ def test_an_update_of_the_logger(tmp_path, proxy, num_runs) -> None:
     assert sum(in_backbone.backward) == 1
     # Batches of 4, 2 and 3 share a trace after the first one.
     model.fit(**fit, epochs=2)
-    assert logger._run._compiled.experimental_get_tracing_count() == 2
+    assert logger._run._figures.experimental_get_tracing_count() == 2
 
 
 def resident_bytes() -> int:

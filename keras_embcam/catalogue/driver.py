@@ -146,9 +146,10 @@ def explain_catalogue(
         raise ValueError(
             f"`model_path` must be a .keras file. Received: {str(model_path)!r}"
         )
-    if weighting not in WEIGHTINGS:
+    if not isinstance(weighting, str):  # written down, to be compared
         raise ValueError(
-            f"`weighting` must be one of {sorted(WEIGHTINGS)}. Received: {weighting!r}"
+            f'`weighting` must be "auto" or one of {sorted(WEIGHTINGS)}. Received: '
+            f"{weighting!r}"
         )
     method = Method(
         weighting=weighting,
