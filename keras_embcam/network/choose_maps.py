@@ -1,5 +1,6 @@
 """Choose what of a model is explained: the first candidate that makes honest maps."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_embcam.keras_private import is_rematerialized
+from keras_embcam.network.branches import Branches
 from keras_embcam.network.feature_maps import (
     FeatureMap,
     FeatureMaps,
@@ -64,7 +66,9 @@ class MapChooser:
         self._trial = trial
         self._features = features
         self._source = source
+        self._branches = Branches(model, trial, source)
         self._maps: list[FeatureMap] = []
+        self._embeddings: Any = None
         self._ratio = 0.0
 
     def choose(self, conv_layer: Any) -> Chosen:
@@ -77,14 +81,18 @@ class MapChooser:
             ValueError: as `FeatureMaps.find` does, where no gradient reaches a layer,
                 and where none is found.
         """
-        named: list[Any] = [conv_layer]
-        num_scales = 1
         if isinstance(conv_layer, TokenBlocks):
             return self._choose_blocks(conv_layer)
         if isinstance(conv_layer, Scales):
-            named, num_scales = [None], conv_layer.num_scales
-        elif isinstance(conv_layer, list | tuple):
-            named = check_layers(conv_layer)
+            return self._choose_named([None], conv_layer.num_scales)
+        if isinstance(conv_layer, list | tuple):
+            return self._choose_named(check_layers(conv_layer))
+        chosen = self._choose_named([conv_layer])
+        if conv_layer is None:
+            self._tell_of_branches(chosen.maps, self._find_branches())
+        return chosen
+
+    def _choose_named(self, named: list[Any], num_scales: int = 1) -> Chosen:
         self._maps = []
         for name in named:
             if not self._add_map(self._features.find(name), name):
@@ -105,7 +113,7 @@ class MapChooser:
         return Chosen(self._maps, self._ratio)
 
     def _choose_blocks(self, blocks: TokenBlocks) -> Chosen:
-        last, ratio = self.choose(None)
+        last, ratio = self._choose_named([None])
         if last[0].layout is None:
             if blocks.needs_tokens:
                 raise ValueError(
@@ -113,7 +121,7 @@ class MapChooser:
                     f"model, {self._trial.path(last[0].operation)!r}, makes no tokens: "
                     "pass another `preset` or `weighting`."
                 )
-            return Chosen(last, ratio)
+            return Chosen(self._join_branches(last[0]), ratio)
         found = self._features.find_blocks(last[0])
         run = self._run(found)
         cotangents = random_directions(ops.shape(run.embeddings))
@@ -124,6 +132,37 @@ class MapChooser:
             if is_worth_explaining(_to_numpy(x), _to_numpy(y), candidate.patches)
         ]
         return Chosen(worth or last, ratio)
+
+    def _find_branches(self) -> list[Any]:
+        """Return the layer that was chosen and those of parallel branches."""
+        [chosen] = self._maps
+        if self._features.has_tokens:
+            return [chosen.operation]
+        return self._branches.find_beside(chosen.operation, self._embeddings)
+
+    def _join_branches(self, chosen: FeatureMap) -> list[FeatureMap]:
+        """Return the last maps of all parallel branches that show whole images."""
+        found = self._find_branches()
+        if len(found) == 1:
+            return [chosen]
+        whole = self._branches.show_whole_images(found)
+        # In the order of their calls, whichever of them was found first.
+        explained = [FeatureMap(x) for x in reversed(whole)] or [chosen]
+        self._tell_of_branches(explained, found)
+        return explained
+
+    def _tell_of_branches(self, maps: list[FeatureMap], found: list[Any]) -> None:
+        """Warn where parallel branches are left out."""
+        paths = [self._trial.path(x.operation) for x in maps]
+        others = [self._trial.path(x) for x in found]
+        others = [repr(path) for path in others if path not in paths]
+        if others:
+            warnings.warn(
+                f"Of several parallel branches only {', '.join(map(repr, paths))} is "
+                f"explained. The embedding is also made of {', '.join(others)}. Pass "
+                "`conv_layer`: one of them, or a list of those to explain together.",
+                stacklevel=2,
+            )
 
     def _add_map(self, candidates: Iterator[FeatureMap], conv_layer: Any) -> bool:
         """Take the first candidate that a gradient reaches; tell if there is one."""
@@ -141,6 +180,11 @@ class MapChooser:
             except NoGradientError:
                 check_gradient(self._trial, candidate.operation, conv_layer)
                 continue
+            values = run.outputs[-1]
+            if conv_layer is None and candidate.layout is None:
+                if self._branches.is_gate(candidate.operation, values):
+                    continue
+            self._embeddings = run.embeddings
             has_tokens = self._features.has_tokens
             if has_tokens and not self._is_right(run, candidate, conv_layer):
                 continue

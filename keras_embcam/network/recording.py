@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_embcam.network.gradient_checks import random_directions
 from keras_embcam.network.gradient_scale import cotangent_scale
 from keras_embcam.network.hooks import leave_unchanged, observe
 from keras_embcam.network.raw_embedding import EmbeddingSource
@@ -32,6 +33,21 @@ class Run(NamedTuple):
     outputs: list[Tensor]
     embeddings: Tensor
     pull_back: Callable[[Tensor], list[Tensor]]
+
+
+class Trace(NamedTuple):
+    """What depends on what in one run of a model.
+
+    Attributes:
+        outputs: of the recorded layers.
+        gradients_of_embedding: returns the gradient of a random direction of the
+            embeddings at each output; None where the embedding does not use it.
+        depends_on: tells of each output whether the one of this number is made of it.
+    """
+
+    outputs: list[Tensor]
+    gradients_of_embedding: Callable[[], list[Tensor | None]]
+    depends_on: Callable[[int], list[bool]]
 
 
 class NoGradientError(ValueError):
@@ -63,7 +79,8 @@ def run_and_record(
         ValueError: where a layer or the embedding was not computed exactly once, or
             not in reach of the tape.
     """
-    outputs, embedding, tape = _run(model, images, operations, paths, source, replace)
+    change = None if replace is None else lambda operation, y: replace(y)
+    outputs, embedding, tape = _run(model, images, operations, paths, source, change)
     finest = max(math.prod(x or 1 for x in y.shape[1:-1]) for y in outputs)
 
     def pull_back(cotangents: Tensor) -> list[Tensor]:
@@ -90,6 +107,40 @@ def run_and_record(
         ]
 
     return Run(outputs, embedding, pull_back)
+
+
+def run_and_trace(
+    model: keras.Model,
+    images: Any,
+    operations: Sequence[Any],
+    paths: Sequence[str],
+    source: EmbeddingSource,
+    replace: Callable[[Any, Tensor], Tensor],
+) -> Trace:
+    """Run the model once and see what depends on which of its layers.
+
+    Keeps all activations behind the first of the layers.
+
+    Args:
+        model: see `run_and_record`.
+        images: see `run_and_record`.
+        operations: the layers, in the order of their calls.
+        paths: of the layers.
+        source: of the embedding.
+        replace: returns what takes the place of a layer's output.
+    """
+    outputs, embedding, tape = _run(model, images, operations, paths, source, replace)
+
+    def gradients_of_embedding() -> list[Tensor | None]:
+        directions = random_directions(tuple(embedding.shape))
+        cotangents = ops.cast(directions, embedding.dtype)
+        return tape.gradient(embedding, outputs, cotangents)
+
+    def depends_on(number: int) -> list[bool]:
+        gradients = tape.gradient(outputs[number], outputs)
+        return [x is not None for x in gradients]
+
+    return Trace(outputs, gradients_of_embedding, depends_on)
 
 
 def pull_back_between(
@@ -120,7 +171,7 @@ def _run(
     operations: Sequence[Any],
     paths: Sequence[str],
     source: EmbeddingSource,
-    replace: Callable[[Tensor], Tensor] | None = None,
+    replace: Callable[[Any, Tensor], Tensor] | None = None,
 ) -> tuple[list[Tensor], Tensor, tf.GradientTape]:
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     seen: dict[int, list[Tensor]] = {id(x): [] for x in operations}
@@ -133,7 +184,7 @@ def _run(
     def see(operation: Any, arguments: Any, outputs: Any) -> Any:
         if id(operation) in seen and is_here(outputs):
             if replace is not None:
-                outputs = replace(outputs)
+                outputs = replace(operation, outputs)
             tape.watch(outputs)
             seen[id(operation)].append(outputs)
         if operation is source.operation:

@@ -151,7 +151,8 @@ class ModelView:
         chosen = MapChooser(model, trial, features, self._embedding).choose(conv_layer)
         self.makes_tokens = all(x.layout is not None for x in chosen.maps)
         is_of_blocks = isinstance(conv_layer, TokenBlocks) and self.makes_tokens
-        self._is_list = isinstance(conv_layer, list | tuple | Scales) or is_of_blocks
+        is_named = isinstance(conv_layer, list | tuple | Scales)
+        self._is_list = is_named or is_of_blocks or len(chosen.maps) > 1
         # Those with the smallest maps first: `LayerFusion` counts on it.
         self._maps = sorted(chosen.maps, key=lambda x: math.prod(x.map_size(trial)))
         self._paths = [trial.path(x.operation) for x in self._maps]
