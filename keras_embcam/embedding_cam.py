@@ -33,7 +33,9 @@ class EmbeddingCAM(keras.layers.Wrapper):
         conv_layer: name at any depth, path ``"outer/inner"`` or object of the layer
             to explain, or a list of several, whose maps are each divided by their
             maximum and averaged at the size of the largest; None for the last one
-            with more than one position that reaches the embedding.
+            with more than one position that reaches the embedding and holds no gate
+            values. Where several parallel branches reach it, the last one of each with
+            `weighting="auto"`, else one of them and a warning that names the others.
         embedding_layer: name, path or object of the layer that makes the embedding;
             None for the model's output. A final L2 normalisation or softmax is
             stepped over: the raw embedding is what goes into it.

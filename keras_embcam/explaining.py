@@ -112,7 +112,8 @@ def explain(
         target_class: the class of a classifier to explain (plain Grad-CAM, on the
             logits): an integer for all images, or (n,).
         conv_layer: name, path ``"outer/inner"`` or object of the layer to explain, or
-            a list of several; None for the last one with more than one position.
+            a list of several; None for the last one with more than one position, or
+            the last of each of several parallel branches.
         embedding_layer: name, path or object of the layer that makes the embedding;
             None for the model's output, before an L2 normalisation or a softmax.
         weighting: "auto", which is Grad-CAM for maps and the preset "tokens" for

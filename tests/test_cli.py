@@ -345,6 +345,19 @@ def test_inspect_says_what_is_explained_and_what_could_be(folder, capsys):
     assert "layer: first, maps of 30 x 30" in capsys.readouterr().out
 
 
+def test_inspect_names_all_parallel_branches(tmp_path, capsys):
+    """Failed before: the order of the towers decided which one was named."""
+    images = keras.Input((16, 16, 3))
+    towers = [layers.Conv2D(3, 3, name=name)(images) for name in ("left", "right")]
+    x = [layers.GlobalAveragePooling2D()(tower) for tower in towers]
+    keras.Model(images, layers.Concatenate()(x)).save(tmp_path / "towers.keras")
+    assert main(["inspect", str(tmp_path / "towers.keras")]) == 0
+    [line] = [x for x in capsys.readouterr().out.splitlines() if "layer: " in x]
+    assert line in {
+        f"layer: {x}, maps of 14 x 14" for x in ("left, right", "right, left")
+    }
+
+
 def test_inspect_lists_all_candidates_also_where_the_choice_fails(tmp_path, capsys):
     images = keras.Input((16, 16, 3))
     x = images

@@ -31,10 +31,10 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     import keras
 
+    from keras_embcam.method import AUTO, Method
     from keras_embcam.network.attention import find_attention
     from keras_embcam.network.inputs import declared_images
     from keras_embcam.network.trial_run import TrialRun
-    from keras_embcam.network.view import ModelView
 
     model = keras.models.load_model(options.model, compile=False)
     declared = declared_images(model)
@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> None:
     print("\nlayers with a vector, the last first (--embedding-layer):")
     print(trial.list_candidates(2, num_listed=None))
     print()
-    view = ModelView(model, options.conv_layer, options.embedding_layer)
+    named = {x: getattr(options, x) for x in ("conv_layer", "embedding_layer")}
+    view = Method(weighting=AUTO, **named).look(model)
     print(f"for images of {_times(view.image_size)}:")
     print(describe_view(view))
 

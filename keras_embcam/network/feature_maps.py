@@ -40,7 +40,8 @@ class TokenBlocks:
     """In place of the name of a layer: what enters the attentions of a transformer.
 
     The normalisations in front of them, up to the one that is explained by default and
-    with as many tokens. Of a model without tokens, the map explained by default.
+    with as many tokens. Of a model without tokens, the map explained by default, or the
+    last ones of parallel branches.
 
     Attributes:
         needs_tokens: whether a model without tokens is an error.

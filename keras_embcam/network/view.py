@@ -62,7 +62,8 @@ class ModelView:
         conv_layer: name at any depth, path ``"outer/inner"`` or object of a layer
             with a 4-D output or with tokens (n, t, k), or a list of them; None for the
             best one by `FeatureMaps.find` that reaches the embedding from more than
-            one position; `Scales` for that one and finer ones.
+            one position and is no gate; `Scales` for that one and finer ones;
+            `TokenBlocks`, which may also be the layers of parallel branches.
         embedding_layer: see `find_embedding`.
         images: a batch, or symbols of its shape, where the model leaves the shape
             of its images open.
