@@ -85,6 +85,16 @@ def test_one_layer_alone_warns_and_names_the_others() -> None:
         assert ModelView(model, ["a2", "b2"]).conv_layer == ["a2", "b2"]
 
 
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_branch_that_does_not_count_is_left_out(order: str) -> None:
+    model = two_towers(order)
+    kernel, bias = model.get_layer("a2").get_weights()
+    model.get_layer("a2").set_weights([1e-8 * kernel, 0 * bias])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert look(model).conv_layer == "b2"
+
+
 class Towers(keras.Model):
     """A subclassed model whose towers meet in the head."""
 

@@ -14,8 +14,9 @@ from keras_embcam.network.recording import Trace, run_and_record, run_and_trace
 from keras_embcam.network.trial_run import Call, TrialRun
 
 # With the chosen maps held fixed, embeddings of different images still differ by more
-# than this share where something reaches them around those maps. Rounding: 1e-6.
-_MIN_SPREAD = 1e-3
+# than this share where something reaches them around those maps. Low, since a branch
+# that hardly counts before training may count behind it.
+_MIN_SPREAD = 1e-5
 # Gradients that differ by less than this share are the same.
 _SAME = 1e-3
 # What a gate multiplies is made shortly before it. Each costs memory.
@@ -60,10 +61,11 @@ class Branches:
         return self._weighs(operation, values, before[-_NUM_GATED:])
 
     def find_beside(self, chosen: Any, embeddings: Any) -> list[Any]:
-        """Return the last layer of each parallel branch, the one of the chosen first.
+        """Return the last layer of each parallel branch, latest first.
 
         A branch reaches the embedding; what is chosen does not depend on it, nor it on
-        what is chosen: the blocks of a residual network are none.
+        what is chosen: the blocks of a residual network are none. A branch that hardly
+        changes the embedding is left out, also the chosen one where another counts.
 
         Args:
             chosen: the layer that is explained.
@@ -88,7 +90,11 @@ class Branches:
             if _may_be_gate(values) and self._weighs(operations[i], values, [chosen]):
                 continue
             beside.append(i)
-        return [operations[i] for i in beside]
+        if len(beside) == 1:
+            return [chosen]
+        found = [operations[i] for i in beside]
+        # Whichever of them was chosen: one that hardly counts is left out.
+        return [x for x in found if self._counts(x, embeddings)] or [chosen]
 
     def show_whole_images(self, operations: list[Any]) -> list[Any]:
         """Return those of the layers whose maps show the images, place by place.
@@ -114,6 +120,16 @@ class Branches:
 
     def _is_bypassed(self, operation: Any, embeddings: Any) -> bool:
         """Tell whether embeddings differ when these maps are those of one image."""
+        fixed = self._embed_fixed(operation)
+        return _spread(fixed) > _MIN_SPREAD * _spread(_to_numpy(embeddings))
+
+    def _counts(self, operation: Any, embeddings: Any) -> bool:
+        """Tell whether embeddings are others when these maps are those of one image."""
+        before = _to_numpy(embeddings)
+        change = np.linalg.norm(self._embed_fixed(operation) - before)
+        return bool(change > _MIN_SPREAD * _spread(before))
+
+    def _embed_fixed(self, operation: Any) -> np.ndarray:
         fixed = run_and_record(
             self._model,
             self._trial.probe,
@@ -122,8 +138,7 @@ class Branches:
             self._source,
             lambda y: ops.repeat(y[:1], y.shape[0], axis=0),
         ).embeddings
-        spreads = [_spread(x) for x in (fixed, embeddings)]
-        return bool(spreads[0] > _MIN_SPREAD * spreads[1])
+        return _to_numpy(fixed)
 
     def _weighs(self, gate: Any, values: Any, others: list[Any]) -> bool:
         if not others:
@@ -175,6 +190,5 @@ def _norms(tensors: Sequence[Any]) -> list[float]:
     return [0.0 if x is None else float(np.linalg.norm(_to_numpy(x))) for x in tensors]
 
 
-def _spread(embeddings: Any) -> float:
-    rows = _to_numpy(embeddings)
+def _spread(rows: np.ndarray) -> float:
     return float(np.linalg.norm(rows - rows.mean(axis=0)))

@@ -121,7 +121,11 @@ class MapChooser:
                     f"model, {self._trial.path(last[0].operation)!r}, makes no tokens: "
                     "pass another `preset` or `weighting`."
                 )
-            return Chosen(self._join_branches(last[0]), ratio)
+            explained = self._join_branches(last[0])
+            if last[0] not in explained:
+                run = self._run(explained)
+                ratio = length_gradient(run.embeddings, run.pull_back)
+            return Chosen(explained, ratio)
         found = self._features.find_blocks(last[0])
         run = self._run(found)
         cotangents = random_directions(ops.shape(run.embeddings))
@@ -144,7 +148,7 @@ class MapChooser:
         """Return the last maps of all parallel branches that show whole images."""
         found = self._find_branches()
         if len(found) == 1:
-            return [chosen]
+            return [FeatureMap(found[0])]
         whole = self._branches.show_whole_images(found)
         # In the order of their calls, whichever of them was found first.
         explained = [FeatureMap(x) for x in reversed(whole)] or [chosen]
