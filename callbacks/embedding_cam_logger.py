@@ -10,11 +10,7 @@ import tensorflow as tf
 
 from keras_embcam.callbacks.event_files import check_log_dir, find_last_step
 from keras_embcam.callbacks.explained_proxies import ExplainedProxies
-from keras_embcam.callbacks.other_callbacks import (
-    running_callbacks,
-    warn_of_early_monitors,
-    writes_same_curves,
-)
+from keras_embcam.callbacks.other_callbacks import look_at_others
 from keras_embcam.callbacks.step_axis import StepAxis
 from keras_embcam.callbacks.update import Update, warn_of_missing
 from keras_embcam.callbacks.update_log import UpdateLog, check_count
@@ -201,7 +197,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Look at the other callbacks, and check all that the updates will need."""
         self._axis.begin_fit()
-        self._guard(self._look_at_other_callbacks, running_callbacks())
+        self._guard(self._look_at_other_callbacks)
         self._guard(self._prepare)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -240,15 +236,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     def _steps_per_epoch(self) -> int | None:
         return (self.params or {}).get("steps")
 
-    def _look_at_other_callbacks(
-        self, callbacks: list[keras.callbacks.Callback]
-    ) -> None:
-        if self in callbacks:
-            position = callbacks.index(self)
-            warn_of_early_monitors(callbacks[:position])
-            self._keras_writes_scalars = writes_same_curves(
-                callbacks[position:], self.log_dir
-            )
+    def _look_at_other_callbacks(self) -> None:
+        self._keras_writes_scalars = look_at_others(self, self.log_dir)
 
     def _prepare(self) -> ValidationRun:
         """Look at the model and the examples, once, and say what is explained."""

@@ -15,7 +15,22 @@ LOGGED = (
     "val_empty_heatmaps",
     "val_recall_at_",
     "val_map_at_r",
+    "val_context_ratio",
 )
+
+
+def look_at_others(logger: keras.callbacks.Callback, log_dir: str) -> bool:
+    """Look at the callbacks that run beside a logger, and warn of those in front.
+
+    Returns:
+        Whether one behind it writes each `val_x` of the logs as a curve.
+    """
+    callbacks = running_callbacks()
+    if logger not in callbacks:
+        return False
+    position = callbacks.index(logger)
+    warn_of_early_monitors(callbacks[:position])
+    return writes_same_curves(callbacks[position:], log_dir)
 
 
 def running_callbacks() -> list[keras.callbacks.Callback]:

@@ -70,10 +70,10 @@ class ValidationRun:
         layer = method.embedding_layer
         if model is None:
             model, layer = find_branch(trained_model, layer)
-        self._model = model
+        self.model = model
         self._trained_model = trained_model
         self._stream = stream
-        self._method = dataclasses.replace(method, embedding_layer=layer)
+        self.method = dataclasses.replace(method, embedding_layer=layer)
         self._objects = objects
         self._proxies = proxies
         self.labels: np.ndarray | None = None
@@ -101,7 +101,7 @@ class ValidationRun:
             ValueError: for images, labels, boxes, masks, layers or proxies that do not
                 fit.
         """
-        self._stream.look_at(self._model)
+        self._stream.look_at(self.model)
         first = next(iter(self._stream))
         self._find_proxies([first])
         width = self._explain(first)[0].shape[1]
@@ -112,7 +112,7 @@ class ValidationRun:
         for batch in self._stream:
             images = batch["image"]
             inputs = self._stream.inputs_of(batch)
-            fit_images(inputs, self._model, self.num_examples)
+            fit_images(inputs, self.model, self.num_examples)
             if "bbox" in batch:
                 boxes.update(batch["bbox"], images.shape[1:3])
             shape_of_maps = np.broadcast_to(np.float32(1), images.shape[:3])
@@ -136,9 +136,9 @@ class ValidationRun:
 
     def describe(self) -> dict[str, str]:
         """Return what is explained, for people; after `prepare`."""
-        view: ModelView = list_compiled(self._model)[-1].view
+        view: ModelView = list_compiled(self.model)[-1].view
         layers = ", ".join(tree.flatten(view.conv_layer))
-        weighting = self._method.preset or self._method.weighting
+        weighting = self.method.preset or self.method.weighting
         uniform = [
             f"{name} {mean_of_known(x):.3f}" for name, x in self._uniform.items()
         ]
@@ -173,9 +173,9 @@ class ValidationRun:
             if "label" in batch:
                 gather(kept, {"label": batch["label"]})
             if kept_map_side is not None:
-                found = find_boxes(heatmaps, self._method.box_threshold)
+                found = find_boxes(heatmaps, self.method.box_threshold)
                 size = np.asarray(heatmaps.shape[:0:-1] * 2, "float32")
-                map_size = list_compiled(self._model)[-1].view.map_size
+                map_size = list_compiled(self.model)[-1].view.map_size
                 small = shrink_heatmaps(heatmaps, map_size, kept_map_side)
                 gather(kept, {"heatmaps": small, "found_boxes": found / size})
             if num_worst and set(RATIOS) & set(figures):
@@ -238,7 +238,7 @@ class ValidationRun:
             self._class_proxies = self._measure_class_means(batches)
         else:
             self._class_proxies = self._proxies.find_rows(
-                self._model, self._trained_model
+                self.model, self._trained_model
             )
 
     def _measure_class_means(self, batches: Any) -> np.ndarray:
@@ -266,9 +266,9 @@ class ValidationRun:
         self, batch: Examples, function: Any, chooser: ProxyChooser
     ) -> list[np.ndarray]:
         inputs = self._stream.inputs_of(batch)
-        source = ImageSource(inputs, self._model, len(batch["image"]))
+        source = ImageSource(inputs, self.model, len(batch["image"]))
         [(_, found)] = run_batches(
-            self._model, source, self._method, function, chooser=chooser
+            self.model, source, self.method, function, chooser=chooser
         )
         return found
 
@@ -283,7 +283,7 @@ class ValidationRun:
                 heatmaps,
                 examples["bbox"],
                 self._objects.bounding_box_format,
-                threshold=self._method.box_threshold,
+                threshold=self.method.box_threshold,
             )
         return figures
 
