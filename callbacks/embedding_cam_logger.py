@@ -34,6 +34,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
                                                                box (white), caption
     ``validation``        ``heatmaps/worst``                   the examples with the
                                                                lowest ratio now
+    ``validation``        ``heatmaps/retrieval_errors``        wrong first matches with
+                                                               the highest similarity
     both                  ``epoch_heatmap_ratio_bbox``         mean share of heat in the
                                                                box; in the run
                                                                ``uniform_baseline``
@@ -60,9 +62,9 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     once (unless ``fit(verbose=0)``) and written as a text, with the ratio of a uniform
     map. Training is never changed or stopped: an error ends the logging with one
     warning. An update writes at most ``num_images`` pictures and one grid, less than
-    ``6 W H (num_images)`` bytes (W, H: size of a picture, at most 512), and for the tab
-    ``h w + 31`` bytes an example (h, w: of the feature map, at most 28), besides 16 kB
-    of each once.
+    ``6 W H (num_images)`` bytes (W, H: size of a picture, at most 512), one of at most
+    8 and ``num_images // 2`` wrong matches, up to 0.5 MB each, and for the tab ``h w +
+    31`` bytes an example (h, w: of the feature map, at most 28) and 16 kB once.
 
     Args:
         log_dir: folder of the logs; also an address that `tf.io.gfile` knows, such as
@@ -182,6 +184,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             picture_indices,
             image_freq,
             num_tab_examples,
+            strict,
         )
         self._axis = StepAxis(
             lambda: find_last_step(tf.io.gfile.join(self.log_dir, "validation")),

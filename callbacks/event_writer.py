@@ -9,7 +9,6 @@ import tensorflow as tf
 from tensorboard.plugins.image.metadata import create_summary_metadata
 
 from keras_embcam.callbacks.update import Update
-from keras_embcam.drawing import make_grid
 
 # The tag of the text that is written once, in the run `validation`.
 TEXT_TAG = "embedding_cam_logger"
@@ -68,15 +67,16 @@ class EventWriter:
                 for name, value in update.uniform.items():
                     tf.summary.scalar(tag.format(name), value, step=step)
 
-    def write_pictures(
-        self, pictures: list[np.ndarray], worst: list[np.ndarray], step: int
-    ) -> None:
-        """Write one picture for each example shown, and one grid of the worst."""
+    def write_pictures(self, pictures: list[np.ndarray], step: int) -> None:
+        """Write one picture for each example shown."""
         with self._validation.as_default():
             for number, picture in enumerate(pictures):
                 _write_picture(f"heatmaps/{number:02d}", picture, step)
-            if worst:
-                _write_picture("heatmaps/worst", make_grid(worst), step)
+
+    def write_grid(self, name: str, grid: np.ndarray, step: int) -> None:
+        """Write one picture that shows several examples."""
+        with self._validation.as_default():
+            _write_picture(f"heatmaps/{name}", grid, step)
 
     def flush(self) -> None:
         """Write everything to the disk now, so that an error is raised here."""

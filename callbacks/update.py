@@ -68,7 +68,8 @@ def warn_of_missing(update: Update, known: set[str]) -> set[str]:
             f"EmbeddingCAMLogger: {sorted(missing - known)} are NaN, which "
             "ModelCheckpoint and EarlyStopping cannot compare. Ratios are NaN where "
             "all heatmaps are empty, retrieval where no class has two examples or "
-            "the embeddings are NaN.",
+            "the embeddings are NaN, context ratios also where nothing is found with "
+            "the background covered.",
             stacklevel=2,
         )
     return missing

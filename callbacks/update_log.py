@@ -8,9 +8,11 @@ import tensorflow as tf
 from keras_embcam.callbacks.event_writer import EventWriter
 from keras_embcam.callbacks.pictures import choose_examples, draw_examples
 from keras_embcam.callbacks.projector import write_projector
+from keras_embcam.callbacks.retrieval_log import RetrievalErrors
 from keras_embcam.callbacks.tab_log import TabLog
 from keras_embcam.callbacks.update import Update
 from keras_embcam.callbacks.validation_run import ValidationRun
+from keras_embcam.drawing import make_grid
 from keras_embcam.metrics import ObjectFormat
 from keras_embcam.running.labelled_examples import Examples, ExampleStream
 from keras_embcam.tab_format import MAX_EXAMPLES
@@ -30,6 +32,7 @@ class UpdateLog:
         picture_indices: which; see `EmbeddingCAMLogger`.
         image_freq: pictures at every so many updates.
         num_tab_examples: how many examples TensorBoard's EmbeddingCAM tab shows.
+        strict: raise errors of the grid of wrong matches instead of leaving it out.
 
     Raises:
         ValueError: for arguments out of range.
@@ -45,6 +48,7 @@ class UpdateLog:
         picture_indices: Sequence[int] | str | None,
         image_freq: int,
         num_tab_examples: int,
+        strict: bool,
     ) -> None:
         check_count("image_freq", image_freq, 1)
         check_count("num_images", num_images, 0)
@@ -68,6 +72,7 @@ class UpdateLog:
         # Of the heatmaps that an update must keep of all examples, None for none.
         self.kept_map_side = MAX_TAB_MAP_SIDE if num_tab_examples else None
         self._tab = TabLog(stream, objects, num_tab_examples)
+        self._errors = RetrievalErrors(stream, num_images, strict)
         self._num_updates = 0
         self._pictured: Examples | None = None
         self._writer: EventWriter | None = None
@@ -110,11 +115,14 @@ class UpdateLog:
                 # Copied once: the same ones at every update.
                 self._pictured = self._stream.take(self._choose(update, run))
             worst = update.worst
-            writer.write_pictures(
-                draw_examples(run.show(self._pictured), *self._boxes),
-                [] if worst is None else draw_examples(worst, *self._boxes),
-                step,
-            )
+            shown = run.show(self._pictured)
+            writer.write_pictures(draw_examples(shown, *self._boxes), step)
+            if worst is not None and len(worst.heatmaps):
+                grid = make_grid(draw_examples(worst, *self._boxes))
+                writer.write_grid("worst", grid, step)
+            errors = self._errors.draw(update, run)
+            if errors is not None:
+                writer.write_grid("retrieval_errors", errors, step)
         writer.flush()
         self._num_updates += 1
 

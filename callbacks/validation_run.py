@@ -54,6 +54,8 @@ class ValidationRun:
         proxies: what is explained.
 
     Attributes:
+        model: that is explained.
+        method: how, with the embedding's layer as it is called in the model.
         labels: (n,) as the user gave them, None before `prepare` or without labels.
         num_examples: n, 0 before `prepare`.
     """

@@ -1,0 +1,202 @@
+"""What a logger tells of retrieval: context ratios, and why first matches are wrong."""
+
+import warnings
+from collections.abc import Set
+from typing import Any
+
+import cv2
+import numpy as np
+from keras import tree
+
+from keras_embcam.callbacks.update import Update
+from keras_embcam.callbacks.validation_run import ValidationRun
+from keras_embcam.drawing import make_grid
+from keras_embcam.metrics import ObjectFormat
+from keras_embcam.nearest_neighbors import find_nearest
+from keras_embcam.retrieval import ContextRatio, CoveredRecall, explain_neighbors
+from keras_embcam.retrieval.context import SIDES, measure_context
+from keras_embcam.retrieval.covering import COVERS
+from keras_embcam.retrieval.pair_maps import divide_by_length
+from keras_embcam.running.compiled_functions import list_compiled
+from keras_embcam.running.labelled_examples import ExampleStream
+
+MAX_ERRORS = 8  # in one grid
+NUM_COLUMNS = 4
+SCALE = 0.6  # of the pictures that `draw` makes; their texts can still be read
+
+
+def check_context_keys(keys: Set[str]) -> None:
+    """Check that examples have what the context ratio needs.
+
+    Raises:
+        ValueError: for examples without labels, or without boxes and masks.
+    """
+    if "label" not in keys or not keys & {"bbox", "segmentation_mask"}:
+        raise ValueError(
+            '`context_ratio=True` needs `validation_examples` with "label", and with '
+            f'"bbox" or "segmentation_mask". Received: {sorted(keys)}'
+        )
+
+
+def check_context_labels(labels: np.ndarray) -> None:
+    """Check that there is something to find.
+
+    Raises:
+        ValueError: where no class has two members.
+    """
+    if len(np.unique(labels)) == len(labels):
+        raise ValueError(
+            "`context_ratio=True` needs `validation_examples` with a class of two "
+            f"members, or there is nothing to find. Received {len(labels)} examples of "
+            "as many classes."
+        )
+
+
+def measure_context_of(
+    run: ValidationRun, stream: ExampleStream, objects: ObjectFormat, update: Update
+) -> dict[str, float]:
+    """Return the figures of `context_ratio` by name.
+
+    Args:
+        run: whose network is measured.
+        stream: of the examples.
+        objects: how their boxes and masks are stated.
+        update: what the run has just found; embeddings that are not finite, as of a
+            network that has diverged, make all figures NaN.
+    """
+    if np.isfinite(update.embeddings).all():
+        return measure_context(run.model, stream, run.method, objects).as_logs()
+    missing = float("nan")
+    rows = tuple(
+        CoveredRecall(cover, sides, missing, missing, missing)
+        for cover in COVERS
+        for sides in SIDES
+    )
+    return ContextRatio(missing, rows, missing, missing, 0, 0).as_logs()
+
+
+def find_errors(
+    embeddings: np.ndarray, labels: np.ndarray, num_errors: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the wrong first matches with the highest similarity.
+
+    As in `measure_retrieval`, an example whose class has no other member is no query.
+    Of two examples that are each other's wrong match, one is returned.
+
+    Args:
+        embeddings: (n, d), raw.
+        labels: (n,).
+        num_errors: how many to return at most.
+
+    Returns:
+        The numbers of the queries, of their first matches, and of their most similar
+        examples of the same class, each (m,), the most similar pair first. Empty
+        where embeddings are not finite.
+
+    Example:
+
+    >>> embeddings = np.float32([[1, 0], [0, 1], [0.9, 0.1], [0.1, 0.9]])
+    >>> [x.tolist() for x in find_errors(embeddings, np.array([0, 0, 1, 1]), 2)]
+    [[0, 1], [2, 3], [1, 0]]
+    """
+    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    queries = np.flatnonzero(sizes[classes] > 1)
+    nothing = np.empty(0, "int64")
+    if not num_errors or not len(queries) or not np.isfinite(embeddings).all():
+        return nothing, nothing, nothing
+    units = divide_by_length(embeddings, embeddings)
+    found, similarities = find_nearest(units[queries], units, 1, own_rows=queries)
+    matches = found[:, 0]
+    wrong = classes[matches] != classes[queries]
+    pairs: dict[tuple[int, int], None] = {}
+    for place in np.argsort(-similarities[:, 0], kind="stable"):
+        pair = int(queries[place]), int(matches[place])
+        if wrong[place] and pair[::-1] not in pairs:
+            pairs[pair] = None
+        if len(pairs) == num_errors:
+            break
+    rights = []
+    for query, _ in pairs:
+        own = np.flatnonzero(classes == classes[query])
+        own = own[own != query]
+        rights.append(own[np.argmax(units[own] @ units[query])])
+    rows = np.array(list(pairs), "int64").reshape(-1, 2)
+    return rows[:, 0], rows[:, 1], np.array(rights, "int64")
+
+
+class RetrievalErrors:
+    """Draws the wrong first matches with the highest similarity, with heat on both.
+
+    The update knows embeddings and neighbors already. What is left is to read the
+    images of a few examples, and to run the network on these.
+
+    Args:
+        stream: of the examples.
+        num_images: how many examples the logger shows; half as many errors are shown,
+            at most `MAX_ERRORS`.
+        strict: raise errors instead of warning once and drawing no more.
+    """
+
+    def __init__(self, stream: ExampleStream, num_images: int, strict: bool) -> None:
+        self._stream = stream
+        self._num_errors = min(num_images // 2, MAX_ERRORS)
+        self._strict = strict
+        self._has_failed = False
+
+    def draw(self, update: Update, run: ValidationRun) -> np.ndarray | None:
+        """Return a grid (height, width, 3) uint8, None where there is nothing to show.
+
+        Args:
+            update: what was found.
+            run: that found it.
+        """
+        if update.labels is None or self._has_failed:
+            return None
+        try:
+            return self._draw(update.embeddings, update.labels, run)
+        except Exception as error:
+            if self._strict:
+                raise
+            self._has_failed = True
+            warnings.warn(
+                "EmbeddingCAMLogger leaves out heatmaps/retrieval_errors; everything "
+                f"else goes on. {type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+            return None
+
+    def _draw(
+        self, embeddings: np.ndarray, labels: np.ndarray, run: ValidationRun
+    ) -> np.ndarray | None:
+        queries, matches, rights = find_errors(embeddings, labels, self._num_errors)
+        if not len(queries):
+            return None
+        # The search among these few finds what the search among all has found.
+        rows = np.unique(np.concatenate([queries, matches, rights]))
+        examples = self._stream.take(rows)
+        view = list_compiled(run.model)[-1].view
+        if view.fronts.field(examples["image"].shape[1:3]) is not None:
+            return None  # it crops or pads: there are no contributions of positions
+        inputs: Any = self._stream.inputs_of(examples)
+        places = np.searchsorted(rows, queries)
+        layer = run.method.conv_layer
+        found = explain_neighbors(
+            run.model,
+            tree.map_structure(lambda x: x[places], inputs),
+            inputs,
+            k=1,
+            labels=labels[queries],
+            gallery_labels=labels[rows],
+            gallery_embeddings=embeddings[rows],
+            own_rows=places,
+            num_correspondences=1,  # the lines of a picture are found by themselves
+            # Contributions are those of one layer.
+            conv_layer=None if isinstance(layer, tuple) else layer,
+            embedding_layer=run.method.embedding_layer,
+        )
+        names = [[f"label {labels[row]}, image {row}"] for row in matches]
+        captions = [f"image {row}, label {labels[row]}" for row in queries]
+        columns = min(len(queries), NUM_COLUMNS)
+        grid = make_grid(found.draw(names), captions, num_columns=columns)
+        size = [round(side * SCALE) for side in grid.shape[1::-1]]
+        return cv2.resize(grid, size, interpolation=cv2.INTER_AREA)
