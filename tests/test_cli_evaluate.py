@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from keras_embcam import context_ratio
 from keras_embcam.cli import main
 from keras_embcam.datasets import cub200
 from keras_embcam.evaluation import evaluate
@@ -140,6 +141,26 @@ def test_several_models_are_rows_unless_their_average_is_asked_for(
     assert "std models" in capsys.readouterr().out
 
 
+def test_the_context_ratio_stands_among_the_settings(folder, capsys) -> None:
+    arguments = ["--cub", folder / "birds", "--split", "all", "--methods", "uniform"]
+    assert run(folder, *arguments) == 0
+    assert "context ratio" not in capsys.readouterr().out
+    assert run(folder, *arguments, "--context-ratio") == 0
+    printed = capsys.readouterr().out
+    examples = cub200(
+        folder / "birds", split="all", image_size=SIZE, framing="full_frame"
+    )
+    # As `evaluate` gives them to the model; covers of integers would be rounded.
+    examples = examples.map(lambda x: {**x, "image": tf.cast(x["image"], "float32")})
+    model = keras.models.load_model(folder / "model.keras")
+    for row in context_ratio(model, examples).rows:
+        expected = (
+            f"context ratio ({row.cover} cover, {row.sides}): {row.ratio:.3f} = "
+            f"Recall@1 {row.object_covered:.3f} without the object"
+        )
+        assert expected in printed
+
+
 def test_models_of_one_file_name_are_told_apart(folder, tmp_path, capsys) -> None:
     keras.models.load_model(folder / "model.keras").save(tmp_path / "model.keras")
     arguments = ["--cub", folder / "birds", "--methods", "uniform"]
@@ -187,7 +208,16 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(
             ["--cub", "BIRDS", "--calibration-split", "all"],
             "must have no images of --split",
         ),
-        (["--images", "IMAGES", "--sensitivity"], "--sensitivity are for --cub"),
+        (
+            ["--images", "IMAGES", "--sensitivity"],
+            "are for --cub, which has boxes. Received --images together with "
+            "--sensitivity",
+        ),
+        (
+            ["--images", "IMAGES", "--context-ratio"],
+            "are for --cub, which has boxes. Received --images together with "
+            "--context-ratio",
+        ),
         (
             ["--cub", "BIRDS", "--methods", "activation_sum", "--sensitivity"],
             "needs a method that weighs channels",
@@ -197,7 +227,7 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(
         (["--images", "IMAGES"], '"bbox" or a "segmentation_mask" to measure on'),
         (
             ["--images", "IMAGES", "--calibration-split", "all"],
-            "--calibration-split and --sensitivity are for --cub",
+            "Received --images together with --calibration-split",
         ),
         (["--cub", "BIRDS", "--conv-layer", "lats"], "Did you mean 'last'"),
     ],

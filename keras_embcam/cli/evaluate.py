@@ -78,6 +78,11 @@ def add_command(commands: Any) -> None:
         action="store_true",
         help="draw the heatmap ratio by the number of top channels too",
     )
+    evaluate.add_argument(
+        "--context-ratio",
+        action="store_true",
+        help="measure Recall@1 with the object and with everything else covered too",
+    )
     evaluate.add_argument("--conv-layer", help="default: the last convolution")
     evaluate.add_argument("--embedding-layer", help="default: the model's output")
     add_preprocessing(evaluate)
@@ -109,9 +114,16 @@ def run(options: argparse.Namespace) -> None:
     for path in options.models:
         if not path.exists():
             raise ValueError(f"There is no model {str(path)!r}.")
-    if options.cub is None and (options.calibration_split or options.sensitivity):
+    needs_boxes = {
+        "--calibration-split": options.calibration_split,
+        "--sensitivity": options.sensitivity,
+        "--context-ratio": options.context_ratio,
+    }
+    if options.cub is None and any(needs_boxes.values()):
+        given = [name for name, value in needs_boxes.items() if value]
         raise ValueError(
-            "--calibration-split and --sensitivity are for --cub, which has boxes."
+            "--calibration-split, --sensitivity and --context-ratio are for --cub, "
+            f"which has boxes. Received --images together with {', '.join(given)}"
         )
     splits = {options.split, options.calibration_split}
     if options.calibration_split and splits not in DISJOINT_SPLITS:
@@ -174,6 +186,7 @@ def _evaluate(model: Any, name: str, methods: Any, options: argparse.Namespace) 
         methods,
         calibration_examples=calibration,
         faithfulness_images=options.faithfulness,
+        context_ratio=options.context_ratio,
         name=name,
         framing=FRAMINGS[options.framing],
         **common,
