@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_embcam.callbacks.event_files import check_log_dir, find_last_step
 from keras_embcam.callbacks.explained_proxies import ExplainedProxies
 from keras_embcam.callbacks.other_callbacks import look_at_others
+from keras_embcam.callbacks.retrieval_log import ContextCurves
 from keras_embcam.callbacks.step_axis import StepAxis
 from keras_embcam.callbacks.update import Update, warn_of_missing
 from keras_embcam.callbacks.update_log import UpdateLog, check_count
@@ -47,6 +48,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     ``validation``        ``epoch_empty_heatmaps``             share of all-zero maps
     ``validation``        ``epoch_recall_at_1`` (2, 4, 8),     retrieval among the
                           ``epoch_map_at_r``                   examples
+    ``validation``        ``epoch_context_ratio`` and more     with `context_ratio`
     ``validation``        ``heatmap_ratio_bbox_per_image``,    histograms over images
                           ``heatmap_ratio_mask_per_image``
     ====================  ===================================  =======================
@@ -105,6 +107,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         mask_ignored: the value of pixels that do not count in integer masks.
         projector: write the embeddings for TensorBoard's projector, with overlays,
             when training ends.
+        context_ratio: True for curves of `keras_embcam.context_ratio`: five runs more.
         strict: raise errors instead of warning.
 
     Raises:
@@ -148,6 +151,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         mask_foreground: int | None = None,
         mask_ignored: int | None = None,
         projector: bool = False,
+        context_ratio: bool = False,
         strict: bool = False,
     ) -> None:
         super().__init__()
@@ -174,6 +178,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             preset=preset,
         )
         self._objects = ObjectFormat(bounding_box_format, mask_foreground, mask_ignored)
+        self._context = ContextCurves(context_ratio, self._stream, self._objects)
         self._num_images = num_images
         self._log = UpdateLog(
             self.log_dir,
@@ -256,6 +261,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             self._proxies,
         )
         run.prepare()
+        self._context.check(run)
         self._log.begin(run, (self.params or {}).get("verbose", 0))
         self._run, self._explained = run, model
         return run
@@ -263,6 +269,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     def _measure(self) -> Update:
         run = self._prepare()
         self._update = run.measure(self._num_images, self._log.kept_map_side)
+        self._context.measure(run, self._update)
         self._warned_of |= warn_of_missing(self._update, self._warned_of)
         return self._update
 

@@ -1,7 +1,6 @@
 """What a logger tells of retrieval: context ratios, and why first matches are wrong."""
 
 import warnings
-from collections.abc import Set
 from typing import Any
 
 import cv2
@@ -25,54 +24,71 @@ NUM_COLUMNS = 4
 SCALE = 0.6  # of the pictures that `draw` makes; their texts can still be read
 
 
-def check_context_keys(keys: Set[str]) -> None:
-    """Check that examples have what the context ratio needs.
+class ContextCurves:
+    """Measures whether the object or its background decides, at each update.
+
+    Args:
+        is_wanted: False to do nothing at all.
+        stream: of the examples.
+        objects: how their boxes and masks are stated.
 
     Raises:
         ValueError: for examples without labels, or without boxes and masks.
     """
-    if "label" not in keys or not keys & {"bbox", "segmentation_mask"}:
-        raise ValueError(
-            '`context_ratio=True` needs `validation_examples` with "label", and with '
-            f'"bbox" or "segmentation_mask". Received: {sorted(keys)}'
-        )
+
+    def __init__(
+        self, is_wanted: bool, stream: ExampleStream, objects: ObjectFormat
+    ) -> None:
+        self._is_wanted = is_wanted
+        self._stream = stream
+        self._objects = objects
+        keys = stream.keys
+        has_all = "label" in keys and keys & {"bbox", "segmentation_mask"}
+        if is_wanted and not has_all:
+            raise ValueError(
+                '`context_ratio=True` needs `validation_examples` with "label", and '
+                f'with "bbox" or "segmentation_mask". Received: {sorted(keys)}'
+            )
+
+    def check(self, run: ValidationRun) -> None:
+        """Check that there is something to find; after the run's `prepare`.
+
+        Raises:
+            ValueError: where no class has two members.
+        """
+        labels = run.labels
+        if self._is_wanted and labels is not None:
+            if len(np.unique(labels)) == len(labels):
+                raise ValueError(
+                    "`context_ratio=True` needs `validation_examples` with a class of "
+                    "two members, or there is nothing to find. Received "
+                    f"{len(labels)} examples of as many classes."
+                )
+
+    def measure(self, run: ValidationRun, update: Update) -> None:
+        """Put the figures among the values of an update, if they are wanted.
+
+        Args:
+            run: whose network is measured.
+            update: what the run has just found. Embeddings that are not finite, as of
+                a network that has diverged, make all figures NaN.
+        """
+        if not self._is_wanted:
+            return
+        found = _unknown_context()
+        if np.isfinite(update.embeddings).all():
+            found = measure_context(run.model, self._stream, run.method, self._objects)
+        update.values.update(found.as_logs())
 
 
-def check_context_labels(labels: np.ndarray) -> None:
-    """Check that there is something to find.
-
-    Raises:
-        ValueError: where no class has two members.
-    """
-    if len(np.unique(labels)) == len(labels):
-        raise ValueError(
-            "`context_ratio=True` needs `validation_examples` with a class of two "
-            f"members, or there is nothing to find. Received {len(labels)} examples of "
-            "as many classes."
-        )
-
-
-def measure_context_of(
-    run: ValidationRun, stream: ExampleStream, objects: ObjectFormat, update: Update
-) -> dict[str, float]:
-    """Return the figures of `context_ratio` by name.
-
-    Args:
-        run: whose network is measured.
-        stream: of the examples.
-        objects: how their boxes and masks are stated.
-        update: what the run has just found; embeddings that are not finite, as of a
-            network that has diverged, make all figures NaN.
-    """
-    if np.isfinite(update.embeddings).all():
-        return measure_context(run.model, stream, run.method, objects).as_logs()
-    missing = float("nan")
+def _unknown_context() -> ContextRatio:
+    nan = float("nan")
     rows = tuple(
-        CoveredRecall(cover, sides, missing, missing, missing)
+        CoveredRecall(cover, sides, nan, nan, nan)
         for cover in COVERS
         for sides in SIDES
     )
-    return ContextRatio(missing, rows, missing, missing, 0, 0).as_logs()
+    return ContextRatio(nan, rows, nan, nan, 0, 0)
 
 
 def find_errors(
