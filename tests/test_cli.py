@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import keras
 import numpy as np
@@ -145,15 +144,11 @@ def test_help_does_not_load_tensorflow(tmp_path):
         assert finished.stderr.splitlines()[-1] == "[]"
 
 
-def test_help_is_there_at_once(tmp_path):
-    """In half a second on a quiet machine; the best of a few on this one."""
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        finished = start("--help", cwd=tmp_path)
-        seconds.append(time.perf_counter() - began)
-        assert finished.returncode == 0 and not finished.stderr
-    assert "inspect" in finished.stdout and min(seconds) < 0.5
+def test_help_names_the_commands(tmp_path):
+    finished = start("--help", cwd=tmp_path)
+    assert finished.returncode == 0 and not finished.stderr
+    for command in ("explain", "inspect", "neighbors", "evaluate", "report", "demo"):
+        assert f" {command} " in finished.stdout
 
 
 def test_the_lines_of_a_start_are_not_shown(folder, tmp_path):

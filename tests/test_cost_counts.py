@@ -198,9 +198,11 @@ def test_an_update_of_the_logger(tmp_path, proxy, num_runs) -> None:
     in_backbone.clear()
     in_head.clear()
     model.fit(**fit)
-    # One image is trained on.
-    assert sum(in_backbone.forward) == 1 + 10 * num_runs + 3
-    assert sum(in_head.backward) == 1 + 10 + 3
+    # One image is trained on. The wrong first match that is drawn takes three more: the
+    # query, what won, and the best right one; and each number of the embedding a way
+    # back, for the contributions.
+    assert sum(in_backbone.forward) == 1 + 10 * num_runs + 3 + 3
+    assert sum(in_head.backward) == 1 + 10 + 3 + WIDTH
     assert sum(in_backbone.backward) == 1
     # Batches of 4, 2 and 3 share a trace after the first one.
     model.fit(**fit, epochs=2)
