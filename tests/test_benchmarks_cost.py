@@ -248,7 +248,7 @@ def test_the_program_writes_what_it_measured(tmp_path, monkeypatch, capsys) -> N
 def test_the_peak_is_that_of_this_process() -> None:
     code = f"""
         import sys
-        sys.path.append({str(Path(streaming.__file__).parents[2])!r})
+        sys.path.append({str(Path(streaming.__file__).parents[3])!r})
         from benchmarks.cost.sections.streaming import find_peak
         import numpy as np
         before = find_peak()
