@@ -458,27 +458,68 @@ def test_the_layer_and_its_tokens(variant: tuple) -> None:
     assert view.num_prefix_tokens == num_prefix
 
 
-def test_a_square_on_one_patch_changes_the_feature_map_most_there(
-    variant: tuple,
-) -> None:
-    model, view, _, grid, _ = variant
+def paste_squares(grid: tuple[int, int]) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Return 8 noise images, each without and with one of 4 squares, and their places.
+
+    The images are (8, 1 + 4, H, W, 3); a square is as bright and as large as one patch.
+    """
     rng = np.random.default_rng(0)
     places = [(0, 0), (0, grid[1] - 1), (grid[0] - 1, 0), (grid[0] // 2, 1)]
-    shape = (8, 1 + len(places), *image_size(grid))  # (images, none or one pasted, ...)
+    shape = (8, 1 + len(places), *image_size(grid))
     pasted = np.broadcast_to(rng.uniform(60, 180, (8, 1, *shape[2:])), shape).copy()
     for number, (row, column) in enumerate(places, 1):
         rows = slice(row * PATCH, (row + 1) * PATCH)
         columns = slice(column * PATCH, (column + 1) * PATCH)
         pasted[:, number, rows, columns] = 255
-    run = view.record(pasted.reshape(-1, *shape[2:]).astype("float32"))
-    activations = np.asarray(run.activations).reshape(*shape[:2], *grid, -1)
-    lengths = np.linalg.norm(activations[:, 1:] - activations[:, :1], axis=-1)
-    changes = lengths.mean(axis=0)
-    sizes = {x.kernel_size for x in model.layers if hasattr(x, "kernel_size")}
-    reach = int((3, 3) in sizes)  # such a convolution sees what is around a patch
+    return pasted.astype("float32"), places
+
+
+def kernel_sizes(model: keras.Model) -> set[tuple[int, int]]:
+    """Return the sizes of the kernels of a model's convolutions."""
+    return {x.kernel_size for x in model.layers if hasattr(x, "kernel_size")}
+
+
+def check_places(model: keras.Model, changes: Any, places: list, grid: tuple) -> None:
+    """Check that each square (m, h, w) changes its own place most."""
+    reach = int((3, 3) in kernel_sizes(model))  # such a kernel sees what is around
     for change, place in zip(changes, places, strict=True):
         found = np.unravel_index(np.argmax(change), grid)
         assert np.max(np.abs(np.subtract(found, place))) <= reach
+
+
+def test_a_square_on_one_patch_changes_the_tokens_most_there(variant: tuple) -> None:
+    model, view, _, grid, _ = variant
+    pasted, places = paste_squares(grid)
+    run = view.record(pasted.reshape(-1, *pasted.shape[2:]))
+    activations = np.asarray(run.activations).reshape(*pasted.shape[:2], *grid, -1)
+    lengths = np.linalg.norm(activations[:, 1:] - activations[:, :1], axis=-1)
+    check_places(model, lengths.mean(axis=0), places, grid)
+
+
+# Their weights are random, and the gradient behind the tokens changes more elsewhere.
+CHANGES_ELSEWHERE = {"pooled by maximum", "pooled by attention"}
+
+
+def test_a_square_on_one_patch_changes_the_map_most_there(
+    variant: tuple, request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["variant"] in CHANGES_ELSEWHERE:
+        reason = "an open fault: the weighted map changes most at another patch"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    model, view, _, grid, _ = variant
+    pasted, places = paste_squares(grid)
+    run = view.record(pasted.reshape(-1, *pasted.shape[2:]))
+    changes: Any = 0
+    for proxy in np.eye(view.embedding_width, dtype="float32"):
+        proxies = np.tile(proxy, (len(pasted) * len(pasted[0]), 1))
+        gradients = run.pull_back(proxies)
+        maps = np.sum(np.asarray(run.activations) * np.asarray(gradients), axis=-1)
+        maps = maps.reshape(*pasted.shape[:2], *grid)
+        changes = changes + np.abs(maps[:, 1:] - maps[:, :1]).mean(axis=0)
+    if kernel_sizes(model) & {(2, 2), (3, 3)}:
+        # A stem that was not trained makes some patches loud, changed by every square.
+        changes = changes / changes.mean(axis=0)
+    check_places(model, changes, places, grid)
 
 
 # What the user names and says
