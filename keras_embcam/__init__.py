@@ -8,8 +8,8 @@ from keras_embcam._version import __version__
 
 if TYPE_CHECKING:
     from keras_embcam.embedding_cam import EmbeddingCAM
-    from keras_embcam.explaining import explain
-    from keras_embcam.explaining_batches import embed, explain_batches
+    from keras_embcam.explain_at_once import explain
+    from keras_embcam.explain_in_batches import embed, explain_batches
     from keras_embcam.explanation import Explanation
     from keras_embcam.retrieval import (
         context_ratio,
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "EmbeddingCAM": "embedding_cam",
     "Explanation": "explanation",
-    "embed": "explaining_batches",
-    "explain": "explaining",
-    "explain_batches": "explaining_batches",
+    "embed": "explain_in_batches",
+    "explain": "explain_at_once",
+    "explain_batches": "explain_in_batches",
     "context_ratio": "retrieval",
     "contributions": "retrieval",
     "explain_neighbors": "retrieval",

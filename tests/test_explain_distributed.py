@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from keras_embcam import explain
 from keras_embcam.callbacks import EmbeddingCAMLogger
-from keras_embcam.explaining_batches import embed
+from keras_embcam.explain_in_batches import embed
 from keras_embcam.losses import TripletSemiHardLoss
 from keras_embcam.proxies import from_score, single_point
 from keras_embcam.running import compiled_functions as compiled

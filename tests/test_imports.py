@@ -114,7 +114,7 @@ import keras_embcam, keras_embcam.cli
 heavy = {"tensorflow", "keras", "cv2", "numpy"} & set(sys.modules)
 assert not heavy, heavy
 assert set(keras_embcam.__all__) <= set(dir(keras_embcam))
-import keras_embcam.explaining
+import keras_embcam.explain_at_once
 from keras_embcam import explain
 assert callable(explain)
 try:

@@ -26,7 +26,7 @@ from benchmarks.papers.transferred_weights import (
     measure_fit_times,
 )
 from keras_embcam.evaluation import Method, Report, average_reports, evaluate
-from keras_embcam.explaining_batches import embed
+from keras_embcam.explain_in_batches import embed
 
 # Enough to choose one of 19 thresholds.
 CALIBRATION_IMAGES_PER_CLASS = 20

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     from keras_embcam.cli.inspect import describe_view
     from keras_embcam.drawing import overlay_heatmap
     from keras_embcam.embedding_cam import EmbeddingCAM
-    from keras_embcam.explaining_batches import explain_batches
+    from keras_embcam.explain_in_batches import explain_batches
     from keras_embcam.running.image_batches import ImageSource
     from keras_embcam.running.image_files import list_files, read_image
 

@@ -10,7 +10,7 @@ from keras import layers
 
 from keras_embcam.datasets import cub200
 from keras_embcam.demo.training import EMBEDDING, Row, mean, print_table, train
-from keras_embcam.explaining_batches import explain_batches
+from keras_embcam.explain_in_batches import explain_batches
 from keras_embcam.metrics import (
     heatmap_ratio_in_boxes,
     localization_accuracy,

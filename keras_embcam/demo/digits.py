@@ -12,7 +12,7 @@ from keras import layers
 from keras_embcam.datasets import digit_scenes
 from keras_embcam.demo.training import EMBEDDING, Row, mean, print_table, train
 from keras_embcam.drawing import draw_boxes, make_grid, overlay_heatmap
-from keras_embcam.explaining import explain
+from keras_embcam.explain_at_once import explain
 from keras_embcam.explanation import Explanation
 from keras_embcam.metrics import (
     heatmap_ratio_in_boxes,

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_embcam.explaining_batches import explain_batches
+from keras_embcam.explain_in_batches import explain_batches
 from keras_embcam.explanation import Explanation
 from keras_embcam.running.image_batches import join_rows
 from keras_embcam.weightings import Weighting

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.explaining."""
+"""Tests of keras_embcam.explain_at_once."""
 
 import doctest
 import importlib
@@ -50,7 +50,7 @@ def count_traces(model: keras.Model) -> int:
     return sum(x.num_traces for x in compiled.list_compiled(model))
 
 
-@pytest.mark.parametrize("name", ["explaining", "explaining_batches"])
+@pytest.mark.parametrize("name", ["explain_at_once", "explain_in_batches"])
 def test_the_examples_run(name) -> None:
     module = importlib.import_module(f"keras_embcam.{name}")
     results = doctest.testmod(module)
