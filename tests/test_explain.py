@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.explain_at_once."""
+"""Tests of keras_embcam.explain_at_once and .explain_in_batches."""
 
 import doctest
 import importlib

@@ -18,7 +18,7 @@ from keras_embcam.proxies import single_point
 from keras_embcam.proxies.triplet_draws import TripletDraws
 from keras_embcam.running.compiled_functions import run_once
 from keras_embcam.transfer import GradWeightDatabase
-from keras_embcam.transfer.explaining import run_forward
+from keras_embcam.transfer.lent_heatmaps import run_forward
 
 Tensor = Any
 

@@ -4,6 +4,6 @@ Chen et al., Adapting Grad-CAM for Embedding Networks, WACV 2020, sections 3.2 a
 """
 
 from keras_embcam.transfer.database import GradWeightDatabase
-from keras_embcam.transfer.explaining import TransferExplanation
+from keras_embcam.transfer.lent_heatmaps import TransferExplanation
 
 __all__ = ["GradWeightDatabase", "TransferExplanation"]

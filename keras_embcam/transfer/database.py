@@ -14,10 +14,10 @@ from keras_embcam.network.trial_run import list_operations
 from keras_embcam.proxies.triplet_draws import Loss, TripletDraws, check_triplet_labels
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.image_batches import ImageSource
-from keras_embcam.transfer import explaining, fitting
-from keras_embcam.transfer.explaining import TransferExplanation
-from keras_embcam.transfer.search import GradWeightTable
+from keras_embcam.transfer import fitting, lent_heatmaps
+from keras_embcam.transfer.lent_heatmaps import TransferExplanation
 from keras_embcam.transfer.storage import read_file, write_file
+from keras_embcam.transfer.weight_table import GradWeightTable
 from keras_embcam.weightings import Weighting
 
 
@@ -243,7 +243,7 @@ class GradWeightDatabase(GradWeightTable):
                 batch_size=batch_size,
             )
         )
-        joined = explaining.join_explanations(batches)
+        joined = lent_heatmaps.join_explanations(batches)
         return joined if details else joined.heatmaps
 
     def explain_batches(
@@ -277,9 +277,11 @@ class GradWeightDatabase(GradWeightTable):
         )
         source = ImageSource(images, model, batch_size, preprocessing_function)
         return (
-            explaining.explain_batch(self, batch, found, method, num_neighbors, search)
+            lent_heatmaps.explain_batch(
+                self, batch, found, method, num_neighbors, search
+            )
             for batch, found in run_batches(
-                model, source, method, explaining.run_forward
+                model, source, method, lent_heatmaps.run_forward
             )
         )
 

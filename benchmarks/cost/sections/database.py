@@ -12,7 +12,7 @@ from benchmarks.cost.results import Row, single
 from benchmarks.cost.timing import alternate, compare, find_spread, timer
 from keras_embcam import embed, explain
 from keras_embcam.transfer import GradWeightDatabase
-from keras_embcam.transfer.search import GradWeightTable
+from keras_embcam.transfer.weight_table import GradWeightTable
 
 NUM_CHANNELS, NUM_KEPT = 2048, 50
 NUM_QUERIES = 32

@@ -12,7 +12,7 @@ from keras_embcam.network.noise_images import find_images
 from keras_embcam.network.view import ModelView
 from keras_embcam.running.image_batches import Batch, join_rows
 from keras_embcam.running.one_batch import fields_of, read_field
-from keras_embcam.transfer.search import GradWeightTable
+from keras_embcam.transfer.weight_table import GradWeightTable
 
 Tensor = Any
 

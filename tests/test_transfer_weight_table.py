@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.transfer.search and .compression."""
+"""Tests of keras_embcam.transfer.weight_table and .compression."""
 
 import builtins
 import warnings
@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
 from keras_embcam.transfer import GradWeightDatabase
-from keras_embcam.transfer.search import GradWeightTable
+from keras_embcam.transfer.weight_table import GradWeightTable
 
 
 def make_units(num_entries: int, width: int = 16, num_classes: int = 40, seed: int = 0):
