@@ -11,13 +11,13 @@ from keras_embcam.callbacks.update import Update
 from keras_embcam.callbacks.validation_run import ValidationRun
 from keras_embcam.drawing import make_grid
 from keras_embcam.metrics import ObjectFormat
-from keras_embcam.nearest_neighbors import find_nearest
 from keras_embcam.retrieval import ContextRatio, CoveredRecall, explain_neighbors
 from keras_embcam.retrieval.context import SIDES, measure_context
 from keras_embcam.retrieval.covering import COVERS
 from keras_embcam.retrieval.pair_maps import divide_by_length
 from keras_embcam.running.compiled_functions import list_compiled
 from keras_embcam.running.labelled_examples import ExampleStream
+from keras_embcam.vector_search import find_nearest
 
 MAX_ERRORS = 8  # in one grid
 NUM_COLUMNS = 4

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_embcam.drawing import to_uint8
-from keras_embcam.nearest_neighbors import find_nearest
 from keras_embcam.tab_format import (
     EXAMPLES_TAG,
     UPDATES_TAG,
@@ -17,6 +16,7 @@ from keras_embcam.tab_format import (
     summary_metadata,
 )
 from keras_embcam.unit_vectors import normalize_rows
+from keras_embcam.vector_search import find_nearest
 
 MAX_THUMBNAIL_SIDE = 160  # pixels
 MAX_THUMBNAIL_BYTES = 16_000

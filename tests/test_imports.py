@@ -19,7 +19,7 @@ LEAVES = {
     "layers",
     "sampling",
     "datasets",
-    "nearest_neighbors",
+    "vector_search",
     "tab_format",
 }
 # These stand on top: nothing in the package imports them when it is imported.
@@ -70,7 +70,7 @@ def test_leaves_import_nothing_of_the_package(leaf):
 
 
 def test_metrics_know_heatmaps_and_neighbors_only():
-    assert GRAPH["metrics"] <= {"heatmaps", "nearest_neighbors"}
+    assert GRAPH["metrics"] <= {"heatmaps", "vector_search"}
 
 
 @pytest.mark.parametrize("part", sorted(set(GRAPH) - TOP))

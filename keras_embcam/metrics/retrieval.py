@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_embcam.nearest_neighbors import find_nearest
+from keras_embcam.vector_search import find_nearest
 
 Tensor = Any
 

@@ -10,7 +10,6 @@ from keras import ops
 from keras_embcam.method import Method
 from keras_embcam.metrics import ObjectFormat
 from keras_embcam.metrics.regions import cover_boxes, place_boxes, split_masks
-from keras_embcam.nearest_neighbors import find_nearest
 from keras_embcam.network.inputs import check_model
 from keras_embcam.retrieval.covering import COVERS, cover_images
 from keras_embcam.retrieval.pair_maps import divide_by_length
@@ -19,6 +18,7 @@ from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.labelled_examples import ExampleStream
 from keras_embcam.running.one_batch import embed_images
+from keras_embcam.vector_search import find_nearest
 
 SIDES = ("both", "query")
 

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from keras_embcam.method import Method
-from keras_embcam.nearest_neighbors import SEARCHES, find_nearest
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.retrieval.pair_maps import divide_by_length
 from keras_embcam.retrieval.pairs import check_finite
@@ -15,6 +14,7 @@ from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.example_values import read_labels
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.one_batch import embed_images
+from keras_embcam.vector_search import SEARCHES, find_nearest
 
 
 class Embedded(NamedTuple):

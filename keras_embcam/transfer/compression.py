@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
-from keras_embcam.nearest_neighbors import import_faiss
 from keras_embcam.proxies import single_point
+from keras_embcam.vector_search import import_faiss
 
 
 def cluster_embeddings(

@@ -6,10 +6,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from keras import ops
 
-from keras_embcam.nearest_neighbors import SEARCHES, Search
 from keras_embcam.proxies import single_point
 from keras_embcam.proxies.triplet_draws import check_directions
 from keras_embcam.transfer.compression import average_weights, cluster_embeddings
+from keras_embcam.vector_search import SEARCHES, Search
 
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.nearest_neighbors, against numpy, scikit-learn and faiss."""
+"""Tests of keras_embcam.vector_search, against numpy, scikit-learn and faiss."""
 
 import builtins
 import sys
@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from keras_embcam import nearest_neighbors
-from keras_embcam.nearest_neighbors import (
+from keras_embcam import vector_search
+from keras_embcam.vector_search import (
     find_nearest,
     search_exactly,
     search_with_faiss,
@@ -69,11 +69,11 @@ def test_a_query_of_the_gallery_does_not_find_itself() -> None:
 
 def test_memory_is_that_of_a_block(monkeypatch) -> None:
     """The largest product is no larger than what is allowed."""
-    monkeypatch.setattr(nearest_neighbors, "MAX_SIMILARITIES", 1000)
+    monkeypatch.setattr(vector_search, "MAX_SIMILARITIES", 1000)
     sizes = []
-    rank = nearest_neighbors._rank
+    rank = vector_search._rank
     monkeypatch.setattr(
-        nearest_neighbors, "_rank", lambda x, k: (sizes.append(x.size), rank(x, k))[1]
+        vector_search, "_rank", lambda x, k: (sizes.append(x.size), rank(x, k))[1]
     )
     gallery, queries = make_units(300), make_units(20, seed=1)
     rows, _ = find_nearest(queries, gallery, 3)
@@ -100,14 +100,14 @@ def test_the_approximate_search_is_exact_within_the_cells_it_looks_into() -> Non
     found = search(queries, 1)[:, 0]
     expected = find_slowly(entries, queries, 1)[:, 0]
     # The centres are learnt from these entries in the same way each time.
-    num_cells = 5000 // nearest_neighbors.MIN_ENTRIES_PER_CELL
+    num_cells = 5000 // vector_search.MIN_ENTRIES_PER_CELL
     index = faiss.IndexIVFFlat(
         faiss.IndexFlatIP(16), 16, num_cells, faiss.METRIC_INNER_PRODUCT
     )
     index.train(entries)
     centres = index.quantizer.reconstruct_n(0, num_cells)
     cell_of_entry = find_slowly(centres, entries, 1)[:, 0]
-    probed = find_slowly(centres, queries, nearest_neighbors.NUM_PROBED_CELLS)
+    probed = find_slowly(centres, queries, vector_search.NUM_PROBED_CELLS)
     reached = (probed == cell_of_entry[expected][:, None]).any(axis=1)
     recall = np.mean(found == expected)
     print(f"recall at 1: {recall:.3f}, neighbor in a probed cell: {reached.mean():.3f}")
