@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_embcam.evaluation.localization import overlap_curve
+from keras_embcam.evaluation.max_box_accuracy import overlap_curve
 from keras_embcam.metrics import (
     ObjectFormat,
     box_overlaps,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_embcam.evaluation.localization import (
+from keras_embcam.evaluation.max_box_accuracy import (
     box_accuracy_curve,
     choose_threshold,
     max_box_accuracy,

@@ -1,4 +1,4 @@
-"""Tests of keras_embcam.evaluation.localization."""
+"""Tests of keras_embcam.evaluation.max_box_accuracy."""
 
 import doctest
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 from scipy import ndimage
 
 from keras_embcam.evaluation import localization as module
-from keras_embcam.evaluation.localization import (
+from keras_embcam.evaluation.max_box_accuracy import (
     box_accuracy_curve,
     choose_threshold,
     max_box_accuracy,
