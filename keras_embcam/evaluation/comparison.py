@@ -7,9 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_embcam.evaluation.background import measure_background
 from keras_embcam.evaluation.compared_method import ComparedMethod
-from keras_embcam.evaluation.context import Context
+from keras_embcam.evaluation.context_ratio import measure_context_ratio
 from keras_embcam.evaluation.correlation import check_scipy
 from keras_embcam.evaluation.cost import describe_methods, measure_costs
 from keras_embcam.evaluation.deletion import measure_deletion
@@ -17,6 +16,7 @@ from keras_embcam.evaluation.known_methods import (
     DEFAULT_METHODS,
     prepare_methods,
 )
+from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.measured import Measured
 from keras_embcam.evaluation.montages import measure_montages
 from keras_embcam.evaluation.occlusion import measure_occlusion
@@ -173,7 +173,7 @@ def evaluate(
     if faithfulness_images:
         measures += FAITHFULNESS
     if context_ratio:
-        measures.append(measure_background)
+        measures.append(measure_context_ratio)
     if num_timings:
         measures.append(partial(measure_costs, num_timings=num_timings))
     context = make_context(stream, objects, num_sampled=faithfulness_images)

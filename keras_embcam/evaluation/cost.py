@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_embcam.evaluation.baselines import activation_sum
 from keras_embcam.evaluation.compared_method import ComparedMethod
-from keras_embcam.evaluation.context import Context
+from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.shared_runs import explain_with_all
 

@@ -10,8 +10,8 @@ from keras_embcam.evaluation.checked_arguments import (
     check_whole_number,
     embed_checked,
 )
-from keras_embcam.evaluation.context import Context
 from keras_embcam.evaluation.correlation import rank_correlation
+from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.statistics import mean_of
 

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 
 from keras_embcam.evaluation.compared_method import ComparedMethod
-from keras_embcam.evaluation.context import Context
 from keras_embcam.evaluation.known_methods import (
     prepare_methods,
 )
 from keras_embcam.evaluation.layer_facts import look_at_layers
+from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.statistics import mean_of, std_of
 from keras_embcam.evaluation.whole_set import choose_metrics, gather_figures
 from keras_embcam.metrics import ObjectFormat

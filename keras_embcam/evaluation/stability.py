@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_embcam.evaluation.context import Context
 from keras_embcam.evaluation.correlation import rank_correlation
+from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.shared_runs import run_once, split
 from keras_embcam.evaluation.statistics import mean_of

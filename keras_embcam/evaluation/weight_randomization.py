@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_embcam.evaluation.context import Context
 from keras_embcam.evaluation.correlation import rank_correlation
+from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.statistics import mean_of
 from keras_embcam.keras_private import flatten_layers

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_embcam.evaluation.context import Context
+from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.set_proxies import find_missing
 from keras_embcam.evaluation.streamed_figures import THRESHOLDS, StreamedFigures

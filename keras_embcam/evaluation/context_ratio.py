@@ -1,11 +1,11 @@
 """Whether the object or its background decides what a search returns, for a report."""
 
-from keras_embcam.evaluation.context import Context
+from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.measured import Measured
 from keras_embcam.retrieval.context import measure_context
 
 
-def measure_background(context: Context) -> Measured:
+def measure_context_ratio(context: Context) -> Measured:
     """Return the context ratios of the model, which are the same for all methods.
 
     Raises:
