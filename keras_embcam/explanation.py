@@ -5,9 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_embcam.network.noise_images import find_images
+from keras_embcam.showing import check_indices, overlay_all, plot_pictures, to_html
+
 
 class Explanation(NamedTuple):
     """Heatmaps and what belongs to them, as numpy arrays.
+
+    In a notebook it shows the heat over the first images.
 
     Attributes:
         heatmaps: (n, H, W) float32 in [0, 1], or (n, m, H, W); see `explain`.
@@ -23,3 +28,38 @@ class Explanation(NamedTuple):
     scores: np.ndarray
     images: Any
     files: list[Path] | None = None
+
+    def plot(self, ax: Any = None, indices: Any = None) -> Any:
+        """Show the heat over the images on matplotlib's axes.
+
+        Args:
+            ax: the axes, None for new ones.
+            indices: the numbers of the images to show, None for the first eight.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: without matplotlib.
+            ValueError: for numbers that are not there.
+        """
+        indices = check_indices(indices, len(self.embeddings))
+        return plot_pictures(*self._pictures(indices), ax)
+
+    def _repr_html_(self) -> str:
+        indices = check_indices(None, len(self.embeddings))
+        return to_html(*self._pictures(indices), len(self.embeddings))
+
+    def _pictures(self, indices: list[int]) -> tuple[list[np.ndarray], list[str]]:
+        """Draw each map of some images, with its image and score as the caption."""
+        images = self.images
+        if not isinstance(images, list) or np.ndim(images[0]) != 3:
+            images = find_images(images)
+        pictures, captions = [], []
+        overlays = overlay_all(images, self.heatmaps, indices)
+        for index, maps in zip(indices, overlays, strict=True):
+            name = self.files[index].name if self.files else f"image {index}"
+            for picture, score in zip(maps, np.ravel(self.scores[index]), strict=False):
+                pictures.append(picture)
+                captions.append(f"{name}, score {score:.3g}")
+        return pictures, captions

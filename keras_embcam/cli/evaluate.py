@@ -105,11 +105,11 @@ def run(options: argparse.Namespace) -> None:
         join_reports,
     )
     from keras_embcam.evaluation.correlation import check_scipy
-    from keras_embcam.evaluation.plots import check_matplotlib
     from keras_embcam.evaluation.several_models import (
         check_architectures,
         describe_architecture,
     )
+    from keras_embcam.showing import check_matplotlib
 
     for path in options.models:
         if not path.exists():

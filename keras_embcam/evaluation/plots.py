@@ -7,20 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_embcam.metrics.heatmap_figures import RATIOS
-
-
-def check_matplotlib() -> None:
-    """Check that what `draw_plots` needs is installed.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "Plots need matplotlib: pip install 'keras-embcam[evaluation]'"
-        ) from error
+from keras_embcam.showing import check_matplotlib
 
 
 def draw_plots(

@@ -1,5 +1,6 @@
 """What explain_neighbors() returns."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,14 @@ from keras_embcam.drawing import to_uint8
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.retrieval.drawing import draw_result
 from keras_embcam.retrieval.pair_maps import Correspondences
+from keras_embcam.showing import check_indices, plot_pictures, to_html
 
 
 @dataclass(frozen=True, eq=False)
 class NeighborExplanation:
     """What a search returned for n queries, and why.
+
+    In a notebook it shows the pictures of the first queries.
 
     Attributes:
         queries: (n,) int64, the numbers of the queries; all, unless `only_errors`.
@@ -77,6 +81,33 @@ class NeighborExplanation:
         Raises:
             ValueError: where the gallery has no images.
         """
+        return self._draw(range(len(self.queries)), captions)
+
+    def plot(self, ax: Any = None, indices: Any = None) -> Any:
+        """Show the pictures of `draw` on matplotlib's axes.
+
+        Args:
+            ax: the axes, None for new ones.
+            indices: rows of the results to show, None for the first eight.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: without matplotlib.
+            ValueError: for rows that are not there, or where the gallery has no images.
+        """
+        indices = check_indices(indices, len(self.queries))
+        return plot_pictures(self._draw(indices), None, ax)
+
+    def _repr_html_(self) -> str | None:
+        if self.match_images is None:
+            return None  # there is nothing to draw: the notebook shows the numbers
+        rows = check_indices(None, len(self.queries))
+        captions = [f"query {self.queries[row]}" for row in rows]
+        return to_html(self._draw(rows), captions, len(self.queries))
+
+    def _draw(self, rows: Iterable[int], captions: Any = None) -> list[np.ndarray]:
         maps, lines = self.heatmaps_matches, self.lines
         if self.match_images is None or maps is None or lines is None:
             raise ValueError(
@@ -88,7 +119,8 @@ class NeighborExplanation:
         matches = to_uint8(self.match_images.reshape(-1, *shape[2:]))
         matches = matches.reshape(*shape[:2], *matches.shape[1:])
         pictures = []
-        for row, query in enumerate(queries):
+        for row in rows:
+            query = queries[row]
             numbers = range(shape[1])
             heat = list(zip(self.heatmaps_queries[row], maps[row], strict=True))
             pictures.append(

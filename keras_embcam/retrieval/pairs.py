@@ -1,6 +1,6 @@
 """explain_pair(): why two images are similar, on both sides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +27,12 @@ from keras_embcam.retrieval.position_contributions import (
     join,
 )
 from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.showing import check_indices, plot_pictures, to_html
 
 
 @dataclass(frozen=True, eq=False)
 class PairExplanation:
-    """Why the images of n pairs are similar.
+    """Why the images of n pairs are similar; in a notebook, pictures of the first.
 
     Attributes:
         similarity: (n,) float32, the cosine of the two embeddings.
@@ -91,10 +92,35 @@ class PairExplanation:
         Returns:
             A list of (height, width, 3) uint8.
         """
+        return self._draw(range(len(self.similarity)), num_lines)
+
+    def plot(self, ax: Any = None, indices: Any = None) -> Any:
+        """Show the pictures of `draw` on matplotlib's axes.
+
+        Args:
+            ax: the axes, None for new ones.
+            indices: the numbers of the pairs to show, None for the first eight.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: without matplotlib.
+            ValueError: for numbers that are not there.
+        """
+        indices = check_indices(indices, len(self.similarity))
+        return plot_pictures(self._draw(indices), None, ax)
+
+    def _repr_html_(self) -> str:
+        indices = check_indices(None, len(self.similarity))
+        captions = [f"pair {index}" for index in indices]
+        return to_html(self._draw(indices), captions, len(self.similarity))
+
+    def _draw(self, indices: Iterable[int], num_lines: int = 5) -> list[np.ndarray]:
         pictures = []
         images_a = to_uint8(find_images(self.images_a))
         images_b = to_uint8(find_images(self.images_b))
-        for index, similarity in enumerate(self.similarity):
+        for index in indices:
             lines = find_correspondences(self.matrix(index), num_lines, each_once=True)
             pictures.append(
                 draw_pair(
@@ -103,7 +129,7 @@ class PairExplanation:
                     self.heatmaps_a[index],
                     self.heatmaps_b[index],
                     lines,
-                    float(similarity),
+                    float(self.similarity[index]),
                 )
             )
         return pictures
