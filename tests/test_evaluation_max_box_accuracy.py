@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from keras_embcam.evaluation import localization as module
+from keras_embcam.evaluation import max_box_accuracy as module
 from keras_embcam.evaluation.max_box_accuracy import (
     box_accuracy_curve,
     choose_threshold,

@@ -14,8 +14,13 @@ from keras_embcam.network.trial_run import list_operations
 from keras_embcam.proxies.triplet_draws import Loss, TripletDraws, check_triplet_labels
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.image_batches import ImageSource
-from keras_embcam.transfer import fitting, lent_heatmaps
-from keras_embcam.transfer.lent_heatmaps import TransferExplanation
+from keras_embcam.transfer import fitting
+from keras_embcam.transfer.lent_heatmaps import (
+    TransferExplanation,
+    explain_batch,
+    join_explanations,
+    run_forward,
+)
 from keras_embcam.transfer.storage import read_file, write_file
 from keras_embcam.transfer.weight_table import GradWeightTable
 from keras_embcam.weightings import Weighting
@@ -174,11 +179,6 @@ class GradWeightDatabase(GradWeightTable):
             sign=int(sign),
         )
 
-    @property
-    def num_left_out(self) -> int:
-        """How many training images have no entry."""
-        return len(self.left_out)
-
     def __repr__(self) -> str:
         """Return what the database holds and how large it is."""
         num_entries, width = self.embeddings.shape
@@ -231,7 +231,7 @@ class GradWeightDatabase(GradWeightTable):
             TypeError: for images of an unknown kind, or what is no Keras model.
             ImportError: where the library of the search is missing.
         """
-        batches = list(
+        joined = join_explanations(
             self.explain_batches(
                 model,
                 images,
@@ -243,7 +243,6 @@ class GradWeightDatabase(GradWeightTable):
                 batch_size=batch_size,
             )
         )
-        joined = lent_heatmaps.join_explanations(batches)
         return joined if details else joined.heatmaps
 
     def explain_batches(
@@ -277,12 +276,8 @@ class GradWeightDatabase(GradWeightTable):
         )
         source = ImageSource(images, model, batch_size, preprocessing_function)
         return (
-            lent_heatmaps.explain_batch(
-                self, batch, found, method, num_neighbors, search
-            )
-            for batch, found in run_batches(
-                model, source, method, lent_heatmaps.run_forward
-            )
+            explain_batch(self, batch, found, method, num_neighbors, search)
+            for batch, found in run_batches(model, source, method, run_forward)
         )
 
     def save(self, path: str | Path) -> None:

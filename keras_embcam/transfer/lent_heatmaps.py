@@ -1,5 +1,6 @@
 """From a forward pass and the weights that entries lend to heatmaps."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +95,7 @@ def explain_batch(
     )
 
 
-def join_explanations(batches: list[TransferExplanation]) -> TransferExplanation:
+def join_explanations(batches: Iterable[TransferExplanation]) -> TransferExplanation:
     """Return all batches as one."""
     columns = [*zip(*batches, strict=True)]
     files = columns.pop()
