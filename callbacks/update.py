@@ -120,12 +120,6 @@ def gather(parts: dict[str, list[np.ndarray]], values: dict[str, np.ndarray]) ->
         parts.setdefault(name, []).append(array)
 
 
-def mean_of_known(values: np.ndarray) -> float:
-    """Return the mean without NaN, NaN where nothing is left."""
-    values = values[~np.isnan(values)].astype("float64")
-    return float(values.mean()) if len(values) else float("nan")
-
-
 def keep_worst(worst: Shown | None, shown: Shown, num_worst: int) -> Shown:
     """Return the examples with the lowest ratios among those kept and new ones."""
     if worst is not None:

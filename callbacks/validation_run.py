@@ -16,7 +16,6 @@ from keras_embcam.callbacks.update import (
     Update,
     gather,
     keep_worst,
-    mean_of_known,
     shrink_heatmaps,
 )
 from keras_embcam.heatmaps import find_boxes
@@ -28,6 +27,7 @@ from keras_embcam.metrics import (
     measure_retrieval,
     measure_uniform_heatmaps,
 )
+from keras_embcam.metrics.statistics import mean_of
 from keras_embcam.network.inputs import fit_images
 from keras_embcam.network.view import ModelView
 from keras_embcam.proxies import RunningClassMean
@@ -141,9 +141,7 @@ class ValidationRun:
         view: ModelView = list_compiled(self.model)[-1].view
         layers = ", ".join(tree.flatten(view.conv_layer))
         weighting = self.method.preset or self.method.weighting
-        uniform = [
-            f"{name} {mean_of_known(x):.3f}" for name, x in self._uniform.items()
-        ]
+        uniform = [f"{name} {mean_of(x):.3f}" for name, x in self._uniform.items()]
         classes = "" if self.labels is None else f", {len(np.unique(self.labels))}"
         return {
             "layer": f"{layers}, {' x '.join(map(str, view.map_size))} positions",
@@ -186,13 +184,13 @@ class ValidationRun:
                 )
         per_image = {name: np.concatenate(parts) for name, parts in gathered.items()}
         arrays = {name: np.concatenate(parts) for name, parts in kept.items()}
-        values = {name: mean_of_known(x) for name, x in per_image.items()}
+        values = {name: mean_of(x) for name, x in per_image.items()}
         if "label" in arrays:
             self._check_order(arrays["label"])
             values |= measure_retrieval(arrays["embeddings"], arrays["label"])
         uniform = {
             # Of the same images as the mean that this one stands beside.
-            name: mean_of_known(np.where(np.isnan(per_image[name]), np.nan, x))
+            name: mean_of(np.where(np.isnan(per_image[name]), np.nan, x))
             for name, x in self._uniform.items()
         }
         return Update(

@@ -15,7 +15,7 @@ from keras_embcam.evaluation.checked_arguments import (
 from keras_embcam.evaluation.correlation import has_order
 from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.measured import Column, Measured
-from keras_embcam.evaluation.statistics import mean_of
+from keras_embcam.metrics.statistics import mean_of
 
 COLUMNS = (
     Column("deletion", "deletion (low)"),

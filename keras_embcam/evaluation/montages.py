@@ -8,8 +8,8 @@ from keras import ops
 from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.shared_runs import split
-from keras_embcam.evaluation.statistics import mean_of
 from keras_embcam.metrics import heatmap_ratio_in_boxes
+from keras_embcam.metrics.statistics import mean_of
 
 Tensor = Any
 

@@ -23,7 +23,7 @@ from keras_embcam.evaluation import (
 )
 from keras_embcam.evaluation.markdown import draw_table, format_number
 from keras_embcam.evaluation.measured import Column
-from keras_embcam.evaluation.statistics import mean_of
+from keras_embcam.metrics.statistics import mean_of
 
 # The columns of each table by its title, as the measures name them.
 TABLES: dict[str, tuple[Column, ...]] = {

@@ -12,9 +12,9 @@ from keras_embcam.evaluation.known_methods import (
 )
 from keras_embcam.evaluation.layer_facts import look_at_layers
 from keras_embcam.evaluation.measure_input import Context
-from keras_embcam.evaluation.statistics import mean_of, std_of
 from keras_embcam.evaluation.whole_set import choose_metrics, gather_figures
 from keras_embcam.metrics import ObjectFormat
+from keras_embcam.metrics.statistics import mean_of, std_of
 from keras_embcam.network.inputs import check_model
 from keras_embcam.running.labelled_examples import ExampleStream
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_embcam.evaluation.report import Report
-from keras_embcam.evaluation.statistics import mean_of, std_of
+from keras_embcam.metrics.statistics import mean_of, std_of
 from keras_embcam.network.trial_run import list_operations
 
 

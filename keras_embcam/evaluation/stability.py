@@ -8,9 +8,9 @@ from keras_embcam.evaluation.correlation import rank_correlation
 from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.shared_runs import run_once, split
-from keras_embcam.evaluation.statistics import mean_of
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.metrics.regions import intersection_over_union
+from keras_embcam.metrics.statistics import mean_of
 from keras_embcam.running.one_batch import explain_pixels
 
 NOISE_COLUMNS = (Column("noise", "noise rank corr. (high)"),)

@@ -11,13 +11,13 @@ from keras_embcam.evaluation.max_box_accuracy import (
     overlap_curve,
 )
 from keras_embcam.evaluation.pixel_precision import PixelAveragePrecision
-from keras_embcam.evaluation.statistics import mean_of, std_of
 from keras_embcam.metrics import (
     ObjectFormat,
     localization_accuracy,
     measure_heatmaps,
 )
 from keras_embcam.metrics.heatmap_figures import FIGURES, RATIOS
+from keras_embcam.metrics.statistics import mean_of, std_of
 from keras_embcam.running.labelled_examples import Examples
 
 # Shares of a map's maximum; 0.2 is the papers' (Zhou et al.), 0.15 Grad-CAM's.

@@ -11,8 +11,8 @@ from keras import ops
 from keras_embcam.evaluation.correlation import rank_correlation
 from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.measured import Column, Measured
-from keras_embcam.evaluation.statistics import mean_of
 from keras_embcam.keras_private import flatten_layers
+from keras_embcam.metrics.statistics import mean_of
 from keras_embcam.network.inputs import check_model
 from keras_embcam.network.trial_run import list_operations
 
