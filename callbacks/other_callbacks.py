@@ -7,12 +7,12 @@ from types import FrameType
 
 import keras
 
+from keras_embcam.metrics.heatmap_figures import FIGURES
+
 # How the names of the numbers begin that the logger puts into `logs`.
 LOGGED = (
-    "val_heatmap_ratio_",
+    *(f"val_{name}" for name in FIGURES),
     "val_localization_accuracy",
-    "val_pointing_game",
-    "val_empty_heatmaps",
     "val_recall_at_",
     "val_map_at_r",
     "val_context_ratio",

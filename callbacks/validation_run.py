@@ -27,6 +27,7 @@ from keras_embcam.metrics import (
     measure_retrieval,
     measure_uniform_heatmaps,
 )
+from keras_embcam.metrics.heatmap_figures import RATIOS
 from keras_embcam.metrics.statistics import mean_of
 from keras_embcam.network.inputs import fit_images
 from keras_embcam.network.view import ModelView
@@ -37,8 +38,6 @@ from keras_embcam.running.compiled_functions import list_compiled, run_batches
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.labelled_examples import Examples, ExampleStream
 from keras_embcam.running.one_batch import embed_images, explain_images
-
-RATIOS = ("heatmap_ratio_bbox", "heatmap_ratio_mask")
 
 
 class ValidationRun:

@@ -129,12 +129,12 @@ def test_errors_of_a_method() -> None:
         "comparison",
         "correlation",
         "known_methods",
+        "measure",
         "report",
         "sample",
         "set_proxies",
         "several_models",
         "shared_runs",
-        "statistics",
         "whole_set",
     ],
 )

@@ -9,13 +9,16 @@ import tensorflow as tf
 from keras import layers
 
 from keras_embcam import embed, explain
-from keras_embcam.evaluation import METHODS, Method, evaluate
+from keras_embcam.evaluation import METHODS, Method, comparison, evaluate
 from keras_embcam.evaluation.correlation import rank_correlation
 from keras_embcam.evaluation.deletion import (
     area_under,
     deletion_curve,
     insertion_curve,
 )
+from keras_embcam.evaluation.known_measures import TABLES
+from keras_embcam.evaluation.measure import Measured
+from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.evaluation.montages import (
     NUM_MONTAGES,
     heat_by_cell,
@@ -67,7 +70,12 @@ def examples() -> dict[str, np.ndarray]:
     for image, label, (top, left) in zip(images, labels, corners, strict=True):
         image[top : top + 5, left : left + 5] += colours[label]
         boxes.append([top, left, top + 5, left + 5])
-    return {"image": images, "label": labels, "bbox": np.float32(boxes) / SIZE}
+    return {
+        "image": images,
+        "label": labels,
+        "bbox": np.float32(boxes) / SIZE,
+        "segmentation_mask": images.max(axis=-1) > 0.5,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +86,7 @@ def report(network, examples):
         examples,
         METHODS_COMPARED,
         faithfulness_images=NUM_SHOWN,
-        num_timings=0,
+        num_timings=1,
         batch_size=6,
         seed=1,
     )
@@ -102,6 +110,33 @@ def test_as_many_images_of_each_class() -> None:
     assert np.all(np.diff(rows) > 0)
     assert not np.array_equal(rows, choose_images(14, labels, 7, seed=1))
     assert len(choose_images(5, None, 9, seed=0)) == 5
+
+
+def test_every_column_of_every_measure_is_printed(report) -> None:
+    named = [column for columns in TABLES.values() for column in columns]
+    keys = {column.key for column in named}
+    assert len(keys) == len(named)
+    # Deviations over models come with the mean of several reports.
+    alone = {key for key in keys if not key.endswith("_std_models")}
+    assert set().union(*report.rows) == alone | {"method"}
+    headings = [
+        x for x in report.to_markdown().splitlines() if x.startswith("| method")
+    ]
+    assert len(headings) == len(TABLES)
+    for line, columns in zip(headings, TABLES.values(), strict=True):
+        there = [column.heading for column in columns if column.key in alone]
+        assert line == f"| method | {' | '.join(there)} |"
+
+
+def test_a_column_that_no_table_prints_is_refused(
+    network, examples, monkeypatch
+) -> None:
+    def measure_something(context: Context) -> Measured:
+        return Measured([{"forgotten": 1.0} for _ in context.methods])
+
+    monkeypatch.setattr(comparison, "describe_methods", measure_something)
+    with pytest.raises(ValueError, match=r"no table prints it.*\['forgotten'\]"):
+        evaluate(network, examples, ["uniform"], num_timings=0)
 
 
 def test_curves_and_correlations_are_those_of_the_functions(

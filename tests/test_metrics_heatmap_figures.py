@@ -17,6 +17,7 @@ from keras_embcam.metrics import (
     measure_uniform_heatmaps,
     pointing_game_in_boxes,
     pointing_game_in_masks,
+    statistics,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -28,8 +29,9 @@ EXAMPLES = {"bbox": BOXES, "segmentation_mask": MASKS, "image": None}
 OBJECTS = ObjectFormat("xyxy", mask_foreground=1, mask_ignored=3)
 
 
-def test_the_examples_run() -> None:
-    results = doctest.testmod(heatmap_figures)
+@pytest.mark.parametrize("module", [heatmap_figures, statistics])
+def test_the_examples_run(module) -> None:
+    results = doctest.testmod(module)
     assert results.attempted and not results.failed
 
 

@@ -13,9 +13,9 @@ from benchmarks.papers.published import PUBLISHED, Published
 from benchmarks.papers.relations import RULES, Relation, find_relations
 from benchmarks.papers.transferred_weights import PAIR_SCORES
 from keras_embcam.evaluation import Report
+from keras_embcam.evaluation.known_measures import TABLES
 from keras_embcam.evaluation.markdown import draw_table, format_number
 from keras_embcam.evaluation.plots import draw_plots
-from keras_embcam.evaluation.report import TABLES
 
 CURVE = "Localisation accuracy by threshold"
 CHANNELS = "Heatmap ratio by top channels"

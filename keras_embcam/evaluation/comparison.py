@@ -11,38 +11,20 @@ from keras_embcam.evaluation.compared_method import ComparedMethod
 from keras_embcam.evaluation.context_ratio import measure_context_ratio
 from keras_embcam.evaluation.correlation import check_scipy
 from keras_embcam.evaluation.cost import describe_methods, measure_costs
-from keras_embcam.evaluation.deletion import measure_deletion
+from keras_embcam.evaluation.known_measures import FAITHFULNESS_MEASURES, TABLES
 from keras_embcam.evaluation.known_methods import (
     DEFAULT_METHODS,
     prepare_methods,
 )
+from keras_embcam.evaluation.measure import Measured
 from keras_embcam.evaluation.measure_input import Context
-from keras_embcam.evaluation.measured import Measured
-from keras_embcam.evaluation.montages import measure_montages
-from keras_embcam.evaluation.occlusion import measure_occlusion
 from keras_embcam.evaluation.report import Report
 from keras_embcam.evaluation.several_models import describe_architecture
-from keras_embcam.evaluation.stability import measure_noise, measure_translation
-from keras_embcam.evaluation.top_pointing import measure_top_5_pointing
 from keras_embcam.evaluation.weight_randomization import measure_randomized
 from keras_embcam.evaluation.whole_set import choose_metrics, measure_figures
 from keras_embcam.metrics import ObjectFormat
 from keras_embcam.network.inputs import check_model
 from keras_embcam.running.labelled_examples import ExampleStream
-
-Measure = Callable[[Context], Measured]
-
-# On a few images: whether maps show what the network uses. The one that can fail for a
-# reason in the model comes first.
-FAITHFULNESS: tuple[Measure, ...] = (
-    measure_randomized,
-    measure_deletion,
-    measure_occlusion,
-    measure_noise,
-    measure_translation,
-    measure_montages,
-    measure_top_5_pointing,
-)
 
 
 def evaluate(
@@ -166,12 +148,15 @@ def evaluate(
             )
         other = ExampleStream(calibration_examples, *options)
         calibration = make_context(other, objects)
-    measures: list[Measure] = [
+    measures: list[Callable[[Context], Measured]] = [
         describe_methods,
         partial(measure_figures, metrics=wanted, calibration=calibration),
     ]
     if faithfulness_images:
-        measures += FAITHFULNESS
+        # The one that can fail for a reason in the model comes first.
+        measures += sorted(
+            FAITHFULNESS_MEASURES, key=lambda x: x is not measure_randomized
+        )
     if context_ratio:
         measures.append(measure_context_ratio)
     if num_timings:
@@ -184,17 +169,24 @@ def evaluate(
 
 def _measure_all(
     context: Context,
-    measures: Iterable[Measure],
+    measures: Iterable[Callable[[Context], Measured]],
     settings: dict[str, Any],
     notes: list[str],
 ) -> Report:
     rows: list[dict[str, Any]] = [{"method": x.name} for x in context.methods]
     report = Report(rows, settings, notes=notes)
     report.architecture = describe_architecture(context.model)
+    printed = {column.key for columns in TABLES.values() for column in columns}
     for measure in measures:
         measured = measure(context)
         for row, columns in zip(rows, measured.columns, strict=True):
             row |= columns
+            if columns.keys() - printed:
+                raise ValueError(
+                    "Every column must be named by its measure (`fills`), and the "
+                    "measure by `known_measures`, or no table prints it. Received: "
+                    f"{sorted(columns.keys() - printed)}"
+                )
         report.settings |= measured.settings
         report.curves |= measured.curves
         report.notes += measured.notes

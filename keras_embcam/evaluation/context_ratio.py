@@ -1,7 +1,7 @@
 """Whether the object or its background decides what a search returns, for a report."""
 
+from keras_embcam.evaluation.measure import Measured
 from keras_embcam.evaluation.measure_input import Context
-from keras_embcam.evaluation.measured import Measured
 from keras_embcam.retrieval.context import measure_context
 
 

@@ -8,23 +8,18 @@ import numpy as np
 
 from keras_embcam.evaluation.baselines import activation_sum
 from keras_embcam.evaluation.compared_method import ComparedMethod
+from keras_embcam.evaluation.measure import Column, Measured, fills
 from keras_embcam.evaluation.measure_input import Context
-from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.shared_runs import explain_with_all
 
-COST_COLUMNS = (
-    Column("seconds", "seconds an image", 4),
-    Column("relative_time", "times the embedding", 2),
-    Column("kilobytes", "kB an image", 0),
-)
-METHOD_COLUMNS = (
+
+@fills(
+    "What was compared",
     Column("proxy", "proxy", 0),
     Column("weights", "weighting", 0),
     Column("conv_layer", "layer", 0),
     Column("map_size", "map", 0),
 )
-
-
 def describe_methods(context: Context) -> Measured:
     """State what each method explains, and the embedding that all of them do."""
     rows: list[dict[str, Any]] = []
@@ -42,6 +37,12 @@ def describe_methods(context: Context) -> Measured:
     return Measured(rows, settings=settings)
 
 
+@fills(
+    "Cost",
+    Column("seconds", "seconds an image", 4),
+    Column("relative_time", "times the embedding", 2),
+    Column("kilobytes", "kB an image", 0),
+)
 def measure_costs(context: Context, num_timings: int) -> Measured:
     """Time each method alone on one batch, beside the plain embedding of it.
 

@@ -13,14 +13,10 @@ from keras_embcam.evaluation.checked_arguments import (
     embed_checked,
 )
 from keras_embcam.evaluation.correlation import has_order
+from keras_embcam.evaluation.measure import FAITHFULNESS, Column, Measured, fills
 from keras_embcam.evaluation.measure_input import Context
-from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.metrics.statistics import mean_of
 
-COLUMNS = (
-    Column("deletion", "deletion (low)"),
-    Column("insertion", "insertion (high)"),
-)
 NUM_STEPS = 20
 # Standard deviation of the blur, as a share of the longer side. Under the kernel of
 # RISE (11 pixels of 224, sigma 5) a network trained on birds still found an image of
@@ -29,6 +25,11 @@ NUM_STEPS = 20
 BLUR = 10 / 224
 
 
+@fills(
+    FAITHFULNESS,
+    Column("deletion", "deletion (low)"),
+    Column("insertion", "insertion (high)"),
+)
 def measure_deletion(context: Context) -> Measured:
     """Measure how fast the similarity to the proxy falls and rises with the heat."""
     sample, curves = context.sample, {}

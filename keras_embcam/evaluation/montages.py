@@ -5,18 +5,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_embcam.evaluation.measure import FAITHFULNESS, Column, Measured, fills
 from keras_embcam.evaluation.measure_input import Context
-from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.shared_runs import split
 from keras_embcam.metrics import heatmap_ratio_in_boxes
 from keras_embcam.metrics.statistics import mean_of
 
 Tensor = Any
 
-COLUMNS = (
-    Column("own_cell_2", "own cell of 2"),
-    Column("own_cell_4", "own cell of 4"),
-)
 # How many montages of each number of cells.
 NUM_MONTAGES = 100
 
@@ -24,6 +20,11 @@ NUM_MONTAGES = 100
 GRIDS = {2: (1, 2), 4: (2, 2)}
 
 
+@fills(
+    FAITHFULNESS,
+    Column("own_cell_2", "own cell of 2"),
+    Column("own_cell_4", "own cell of 4"),
+)
 def measure_montages(context: Context) -> Measured:
     """Measure the share of heat on the cell whose class mean is the proxy.
 

@@ -11,14 +11,14 @@ from keras_embcam.evaluation.checked_arguments import (
     embed_checked,
 )
 from keras_embcam.evaluation.correlation import rank_correlation
+from keras_embcam.evaluation.measure import FAITHFULNESS, Column, Measured, fills
 from keras_embcam.evaluation.measure_input import Context
-from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.metrics.statistics import mean_of
 
-COLUMNS = (Column("occlusion", "occlusion rank corr. (high)"),)
 PATCHES_A_SIDE = 7
 
 
+@fills(FAITHFULNESS, Column("occlusion", "occlusion rank corr. (high)"))
 def measure_occlusion(context: Context) -> Measured:
     """Measure the rank correlation of the maps with the occlusion map."""
     sample = context.sample

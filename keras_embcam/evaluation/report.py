@@ -11,36 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_embcam.evaluation import (
-    cost,
-    deletion,
-    montages,
-    occlusion,
-    stability,
-    top_pointing,
-    weight_randomization,
-    whole_set,
-)
+from keras_embcam.evaluation.known_measures import TABLES
 from keras_embcam.evaluation.markdown import draw_table, format_number
-from keras_embcam.evaluation.measured import Column
+from keras_embcam.evaluation.measure import Column
 from keras_embcam.metrics.statistics import mean_of
 
-# The columns of each table by its title, as the measures name them.
-TABLES: dict[str, tuple[Column, ...]] = {
-    "Where the heat is": whole_set.HEAT_COLUMNS,
-    "Localisation": whole_set.LOCALIZATION_COLUMNS,
-    "Faithfulness": (
-        *deletion.COLUMNS,
-        *occlusion.COLUMNS,
-        *weight_randomization.COLUMNS,
-        *stability.NOISE_COLUMNS,
-        *stability.TRANSLATION_COLUMNS,
-        *montages.COLUMNS,
-        *top_pointing.COLUMNS,
-    ),
-    "Cost": cost.COST_COLUMNS,
-    "What was compared": cost.METHOD_COLUMNS,
-}
 # What tells the rows of a table apart, and what groups the figures of images.
 NAMES = ("model", "method")
 LABEL = "label"

@@ -5,22 +5,21 @@ from typing import Any
 import numpy as np
 
 from keras_embcam.evaluation.correlation import rank_correlation
+from keras_embcam.evaluation.measure import FAITHFULNESS, Column, Measured, fills
 from keras_embcam.evaluation.measure_input import Context
-from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.shared_runs import run_once, split
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.metrics.regions import intersection_over_union
 from keras_embcam.metrics.statistics import mean_of
 from keras_embcam.running.one_batch import explain_pixels
 
-NOISE_COLUMNS = (Column("noise", "noise rank corr. (high)"),)
-TRANSLATION_COLUMNS = (Column("translation", "translation IoU (high)"),)
 # Noise step as a fraction of the range of the images: 2 in pictures of 0 to 255.
 NOISE = 2 / 255
 # Shift that a box has to follow, as a fraction of each side of the image.
 SHIFT = 1 / 8
 
 
+@fills(FAITHFULNESS, Column("noise", "noise rank corr. (high)"))
 def measure_noise(context: Context) -> Measured:
     """Measure the rank correlation of the maps with those under adversarial noise.
 
@@ -54,6 +53,7 @@ def measure_noise(context: Context) -> Measured:
     return Measured(columns, notes=[note])
 
 
+@fills(FAITHFULNESS, Column("translation", "translation IoU (high)"))
 def measure_translation(context: Context) -> Measured:
     """Measure how well the found box follows a shift of the image."""
     sample = context.sample

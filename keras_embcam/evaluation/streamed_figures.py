@@ -129,17 +129,15 @@ class StreamedFigures:
         row: dict[str, Any] = {
             "images": int((~np.isnan(values["empty_heatmaps"])).sum()),
             "left_out": self.num_left_out,
-            "empty_heatmaps": mean_of(values["empty_heatmaps"]),
         }
-        for name in RATIOS:
+        for name in FIGURES:
             if name in values:
                 row[name] = mean_of(values[name])
+            if name in RATIOS and name in values:
                 row[f"{name}_std"] = std_of(values[name])
                 row[f"{name}_uniform"] = mean_of(values[f"{name}_uniform"])
         if "overlaps" in self._parts:
             row |= self._localization(values["localization_accuracy"], chosen)
-        if "pointing_game" in values:
-            row["pointing_game"] = mean_of(values["pointing_game"])
         if "pxap" in self._metrics:
             row["pxap"] = self._precision.result()
         return row

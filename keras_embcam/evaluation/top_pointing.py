@@ -6,22 +6,23 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_embcam.evaluation.measure import FAITHFULNESS, Column, Measured, fills
 from keras_embcam.evaluation.measure_input import Context
-from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.shared_runs import split
 from keras_embcam.metrics import measure_heatmaps
 from keras_embcam.metrics.statistics import mean_of
 
 Tensor = Any
 
-COLUMNS = (
+NUM_PREDICTED = 5
+
+
+@fills(
+    FAITHFULNESS,
     Column("top_5_pointing", "top-5 pointing"),
     Column("top_5_pointed", "pointed"),
     Column("top_5_rejected", "rejected"),
 )
-NUM_PREDICTED = 5
-
-
 def measure_top_5_pointing(context: Context) -> Measured:
     """Measure the pointing game over the five classes that an image is most like.
 

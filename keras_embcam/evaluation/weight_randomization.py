@@ -9,18 +9,18 @@ import numpy as np
 from keras import ops
 
 from keras_embcam.evaluation.correlation import rank_correlation
+from keras_embcam.evaluation.measure import FAITHFULNESS, Column, Measured, fills
 from keras_embcam.evaluation.measure_input import Context
-from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.keras_private import flatten_layers
 from keras_embcam.metrics.statistics import mean_of
 from keras_embcam.network.inputs import check_model
 from keras_embcam.network.trial_run import list_operations
 
-COLUMNS = (Column("randomized", "randomised rank corr. (low)"),)
 # How often maps are compared on the way; the last time all layers are random.
 NUM_STAGES = 6
 
 
+@fills(FAITHFULNESS, Column("randomized", "randomised rank corr. (low)"))
 def measure_randomized(context: Context) -> Measured:
     """Measure the rank correlation with the maps of a network that knows nothing."""
     sample = context.sample  # made now, with the maps of the trained network

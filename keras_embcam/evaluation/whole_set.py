@@ -1,55 +1,36 @@
 """What is measured on all images of a set, streamed: heat, boxes and pixels."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from keras_embcam.evaluation.measure import Column, Measured, fills
 from keras_embcam.evaluation.measure_input import Context
-from keras_embcam.evaluation.measured import Column, Measured
 from keras_embcam.evaluation.set_proxies import find_missing
 from keras_embcam.evaluation.streamed_figures import THRESHOLDS, StreamedFigures
 from keras_embcam.metrics import measure_uniform_heatmaps
-from keras_embcam.metrics.heatmap_figures import RATIOS
+from keras_embcam.metrics.heatmap_figures import FIGURES, RATIOS
 from keras_embcam.running.box_checks import BoxCheck
 
 # The entries of the examples that each metric needs: one of them is enough.
 NEEDED = {
-    "heatmap_ratio_bbox": ("bbox",),
-    "heatmap_ratio_mask": ("segmentation_mask",),
+    **{name: figure.needs for name, figure in FIGURES.items() if figure.needs},
     "localization_accuracy": ("bbox",),
     "pxap": ("segmentation_mask",),
-    "pointing_game": ("bbox", "segmentation_mask"),
 }
 METRICS = tuple(NEEDED)
 
-HEAT_COLUMNS = (
-    Column("images", "images", 0),
-    Column("left_out", "left out", 0),
-    Column("empty_heatmaps", "empty"),
-    Column("heatmap_ratio_bbox", "ratio bbox"),
-    Column("heatmap_ratio_bbox_std", "std"),
-    Column("heatmap_ratio_bbox_std_models", "std models"),
-    Column("heatmap_ratio_bbox_uniform", "uniform"),
-    Column("heatmap_ratio_mask", "ratio mask"),
-    Column("heatmap_ratio_mask_std", "std"),
-    Column("heatmap_ratio_mask_std_models", "std models"),
-    Column("heatmap_ratio_mask_uniform", "uniform"),
-    Column("pointing_game", "pointing"),
-)
-LOCALIZATION_COLUMNS = (
-    Column("localization_accuracy", "IoU>=0.5 at own threshold"),
-    Column("localization_accuracy_std_models", "std models"),
-    Column("box_threshold", "own threshold", 2),
-    Column("localization_accuracy_0.2", "IoU>=0.5 at 0.2"),
-    Column("localization_accuracy_0.2_std_models", "std models"),
-    Column("localization_accuracy_0.15", "at 0.15"),
-    Column("max_box_threshold", "chosen threshold", 2),
-    Column("max_box_accuracy_0.3", "MaxBoxAcc 0.3"),
-    Column("max_box_accuracy_0.5", "0.5"),
-    Column("max_box_accuracy_0.7", "0.7"),
-    Column("max_box_accuracy_mean", "mean"),
-    Column("pxap", "PxAP"),
-)
+
+def _columns_of(name: str) -> Iterator[Column]:
+    """Yield the columns of a figure: of a ratio its spread and the uniform map's."""
+    yield Column(name, FIGURES[name].heading)
+    if name in RATIOS:
+        yield Column(f"{name}_std", "std")
+        yield Column(f"{name}_std_models", "std models")
+        yield Column(f"{name}_uniform", "uniform")
+
+
 CURVE = "Localisation accuracy by threshold"
 
 
@@ -66,7 +47,7 @@ def choose_metrics(metrics: Any, keys: set[str]) -> tuple[str, ...]:
     Example:
 
     >>> choose_metrics(None, {"image", "segmentation_mask"})
-    ('heatmap_ratio_mask', 'pxap', 'pointing_game')
+    ('heatmap_ratio_mask', 'pointing_game', 'pxap')
     """
     if metrics is None:
         return tuple(x for x in METRICS if keys.intersection(NEEDED[x]))
@@ -135,6 +116,27 @@ def gather_figures(
     return figures, np.concatenate(labels) if labels else None
 
 
+@fills(
+    "Where the heat is",
+    Column("images", "images", 0),
+    Column("left_out", "left out", 0),
+    *(column for name in FIGURES for column in _columns_of(name)),
+)
+@fills(
+    "Localisation",
+    Column("localization_accuracy", "IoU>=0.5 at own threshold"),
+    Column("localization_accuracy_std_models", "std models"),
+    Column("box_threshold", "own threshold", 2),
+    Column("localization_accuracy_0.2", "IoU>=0.5 at 0.2"),
+    Column("localization_accuracy_0.2_std_models", "std models"),
+    Column("localization_accuracy_0.15", "at 0.15"),
+    Column("max_box_threshold", "chosen threshold", 2),
+    Column("max_box_accuracy_0.3", "MaxBoxAcc 0.3"),
+    Column("max_box_accuracy_0.5", "0.5"),
+    Column("max_box_accuracy_0.7", "0.7"),
+    Column("max_box_accuracy_mean", "mean"),
+    Column("pxap", "PxAP"),
+)
 def measure_figures(
     context: Context, metrics: tuple[str, ...], calibration: Context | None = None
 ) -> Measured:

@@ -1,6 +1,6 @@
 """Every figure of a heatmap by its name, in training logs and in tables alike."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -17,9 +17,6 @@ from keras_embcam.metrics.pointing_game import (
 
 Tensor = Any
 
-RATIOS = ("heatmap_ratio_bbox", "heatmap_ratio_mask")
-FIGURES = ("empty_heatmaps", *RATIOS, "pointing_game")
-
 
 class ObjectFormat(NamedTuple):
     """How labelled examples state where their objects are.
@@ -33,6 +30,60 @@ class ObjectFormat(NamedTuple):
     bounding_box_format: str = "rel_yxyx"
     mask_foreground: int | None = None
     mask_ignored: int | None = None
+
+
+class Figure(NamedTuple):
+    """One number of each heatmap.
+
+    Attributes:
+        heading: of its column in a table.
+        needs: the entries of an example that it is measured on, one of which is
+            enough; none for a figure of the map alone.
+        measure: ``(heatmaps, examples, objects) -> (n,)``, for `tf.function` too.
+    """
+
+    heading: str
+    needs: tuple[str, ...]
+    measure: Callable[[Tensor, Mapping[str, Tensor], ObjectFormat], Tensor]
+
+
+def _find_empty(heatmaps: Tensor, *_: Any) -> Tensor:
+    return find_empty_maps(heatmaps)
+
+
+def _share_in_boxes(
+    heatmaps: Tensor, examples: Mapping[str, Tensor], objects: ObjectFormat
+) -> Tensor:
+    boxes = examples["bbox"]
+    return heatmap_ratio_in_boxes(heatmaps, boxes, objects.bounding_box_format)
+
+
+def _share_in_masks(
+    heatmaps: Tensor, examples: Mapping[str, Tensor], objects: ObjectFormat
+) -> Tensor:
+    masks = examples["segmentation_mask"]
+    return heatmap_ratio_in_masks(heatmaps, masks, *objects[1:])
+
+
+def _point(
+    heatmaps: Tensor, examples: Mapping[str, Tensor], objects: ObjectFormat
+) -> Tensor:
+    if "bbox" in examples:
+        boxes = examples["bbox"], objects.bounding_box_format
+        return pointing_game_in_boxes(heatmaps, *boxes, tolerance=0)
+    masks = examples["segmentation_mask"], *objects[1:]
+    return pointing_game_in_masks(heatmaps, *masks, tolerance=0)
+
+
+# In the order of their columns. Training logs and tables take them from here.
+FIGURES = {
+    "empty_heatmaps": Figure("empty", (), _find_empty),
+    "heatmap_ratio_bbox": Figure("ratio bbox", ("bbox",), _share_in_boxes),
+    "heatmap_ratio_mask": Figure("ratio mask", ("segmentation_mask",), _share_in_masks),
+    "pointing_game": Figure("pointing", ("bbox", "segmentation_mask"), _point),
+}
+# Those that are read beside the figure of the uniform map.
+RATIOS = ("heatmap_ratio_bbox", "heatmap_ratio_mask")
 
 
 def measure_heatmaps(
@@ -77,29 +128,17 @@ def measure_heatmaps(
     >>> {name: np.asarray(x).tolist() for name, x in found.items()}
     {'empty_heatmaps': [False], 'heatmap_ratio_bbox': [0.75], 'pointing_game': [1.0]}
     """
+    figures = tuple(figures)
     unknown = [name for name in figures if name not in FIGURES]
     if unknown:
-        raise ValueError(f"`figures` must be among {FIGURES}. Received: {unknown}")
-    found: dict[str, Tensor] = {}
-    if "empty_heatmaps" in figures:
-        found["empty_heatmaps"] = find_empty_maps(heatmaps)
-    if "segmentation_mask" in examples:
-        mask = examples["segmentation_mask"], *objects[1:]
-        if "heatmap_ratio_mask" in figures:
-            found["heatmap_ratio_mask"] = heatmap_ratio_in_masks(heatmaps, *mask)
-        if "pointing_game" in figures and "bbox" not in examples:
-            found["pointing_game"] = pointing_game_in_masks(
-                heatmaps, *mask, tolerance=0
-            )
-    if "bbox" in examples:
-        boxes = examples["bbox"], objects.bounding_box_format
-        if "heatmap_ratio_bbox" in figures:
-            found["heatmap_ratio_bbox"] = heatmap_ratio_in_boxes(heatmaps, *boxes)
-        if "pointing_game" in figures:
-            found["pointing_game"] = pointing_game_in_boxes(
-                heatmaps, *boxes, tolerance=0
-            )
-    return found
+        raise ValueError(
+            f"`figures` must be among {tuple(FIGURES)}. Received: {unknown}"
+        )
+    return {
+        name: figure.measure(heatmaps, examples, objects)
+        for name, figure in FIGURES.items()
+        if name in figures and (not figure.needs or {*figure.needs} & {*examples})
+    }
 
 
 def measure_uniform_heatmaps(
