@@ -149,8 +149,7 @@ def overlay_heatmap(
             f"opacity must lie in [0, 1], but it is {opacity}. Pass 1 to hide the "
             "image where the heat is 1."
         )
-    size = picture.shape[1::-1]  # (W, H), as OpenCV wants it
-    heat = np.clip(cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR), 0, 1)
+    heat = np.clip(cv2.resize(heat, picture.shape[1::-1]), 0, 1)  # bilinear
     levels = np.rint(heat * 255).astype(np.uint8)
     colors = cv2.applyColorMap(levels, COLORMAPS[colormap])[..., ::-1]  # from BGR
     base = picture.astype(np.float32)
@@ -197,8 +196,7 @@ def draw_boxes(
         raise ValueError(
             f"thickness must be at least 1 pixel, but it is {thickness}. Pass 1 or 2."
         )
-    height, width = picture.shape[:2]
-    for x1, y1, x2, y2 in np.clip(corners, 0, [width, height, width, height]):
+    for x1, y1, x2, y2 in np.clip(corners, 0, 2 * picture.shape[1::-1]):
         if x1 < x2 and y1 < y2:
             columns = slice(math.floor(x1), math.ceil(x2))
             inside = picture[math.floor(y1) : math.ceil(y2), columns]
