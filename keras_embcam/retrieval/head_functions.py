@@ -1,7 +1,7 @@
 """What becomes of activations behind the chosen layer: in graphs, for `run_batches`.
 
-Each function takes ``(view, images, proxies, method, *options)``, leaves the proxies
-alone, and returns tensors whose first axis is that of the images.
+Each function takes ``(view, images, proxies, method, *options)`` and returns tensors
+whose first axis is that of the images.
 """
 
 from typing import Any
@@ -97,23 +97,26 @@ def read_pooled_head(
 
 
 def integrate_head(
-    view: ModelView, images: Any, proxies: None, method: Any, num_steps: int
+    view: ModelView, images: Any, proxies: Tensor | None, method: Any, num_steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return contributions by integrating the head's Jacobian from zero activations.
 
     ``C_ij = integral over t in [0, 1] of J_ij(t A) A_ij``, by Gauss and Legendre's
-    rule: d gradients of the head for each step, one in memory at a time.
+    rule: for each step as many gradients of the head as there are proxies, or numbers
+    of the embedding, one in memory at a time.
 
     Args:
         view: of the model.
         images: as the model takes them.
-        proxies: not used.
+        proxies: (n, m, d) float32 to multiply the contributions with; None for the
+            contributions themselves.
         method: not used.
         num_steps: of the rule, >= 1; one step is exact where the head is linear.
 
     Returns:
-        The contributions without what does not pass the activations, (n, h, w, d);
-        embeddings (n, d); embeddings with the activations at zero, (n, d).
+        The contributions without what does not pass the activations, (n, h, w, d), or
+        their products with the proxies (n, h, w, m); embeddings (n, d); embeddings
+        with the activations at zero, (n, d).
     """
     width = view.embedding_width
     activations, embeddings, rest = record_parts(view, images, None)
@@ -121,27 +124,32 @@ def integrate_head(
     nodes = tf.constant((nodes + 1) / 2, "float32")
     weights = tf.constant(weights / 2, "float32")
     num_images, height, columns = ops.shape(activations)[:3]
+    num_maps = width if proxies is None else proxies.shape[1]
 
     def one_step(step: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         recording = view.record(images, activations * nodes[step])
 
         def one_number(number: Tensor) -> Tensor:
-            unit = tf.one_hot(number, width)
-            gradients = recording.pull_back(tf.tile(unit[None], (num_images, 1)))
+            if proxies is None:
+                unit = tf.one_hot(number, width)
+                cotangents = tf.tile(unit[None], (num_images, 1))
+            else:
+                cotangents = proxies[:, number]
+            gradients = recording.pull_back(cotangents)
             gradients = ops.reshape(gradients, ops.shape(activations))
             return ops.sum(gradients * activations, axis=-1)
 
-        maps = tf.map_fn(one_number, tf.range(width), fn_output_signature=tf.float32)
+        maps = tf.map_fn(one_number, tf.range(num_maps), fn_output_signature=tf.float32)
         return step + 1, total + weights[step] * maps
 
-    total = tf.zeros((width, num_images, height, columns))
+    total = tf.zeros((num_maps, num_images, height, columns))
     _, total = tf.while_loop(
         lambda step, _: step < num_steps,
         one_step,
         (tf.constant(0), total),
         shape_invariants=(
             tf.TensorShape(()),
-            tf.TensorShape((width, None, None, None)),
+            tf.TensorShape((num_maps, None, None, None)),
         ),
     )
     return ops.transpose(total, (1, 2, 3, 0)), embeddings, rest

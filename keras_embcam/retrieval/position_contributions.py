@@ -15,6 +15,7 @@ from keras_embcam.retrieval.head_functions import (
     read_pooled_head,
     record_parts,
 )
+from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.image_batches import Batch, ImageSource
 from keras_embcam.running.one_batch import read_field
@@ -159,9 +160,41 @@ class ContributionReader:
         for batch in batches:
             yield self._read_batch(batch)
 
+    def project(self, batch: Batch, proxies: np.ndarray) -> np.ndarray:
+        """Return the contributions of a batch times proxies, without making them.
+
+        One gradient of the head for each proxy and step, where the contributions would
+        take d.
+
+        Args:
+            batch: of n images.
+            proxies: (n, m, d) float32.
+
+        Returns:
+            Signed maps (n, m, h, w) float32, whose sums are the embeddings times the
+            proxies, up to the completeness error.
+        """
+        self._check_field(batch)
+        while True:
+            num_steps = max(1, self._tries[0])  # a linear head takes one
+            values, embeddings, rest = self._run(
+                batch, integrate_head, num_steps, proxies=proxies
+            )
+            maps = values.transpose(0, 3, 1, 2)
+            size = maps.shape[2] * maps.shape[3]
+            maps = (
+                maps + (np.einsum("nd,nmd->nm", rest, proxies) / size)[..., None, None]
+            )
+            scores = np.einsum("nd,nmd->nm", embeddings, proxies)
+            differences = np.abs(maps.sum(axis=(2, 3)) - scores)
+            lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+            allowed = self._tolerance * lengths * np.linalg.norm(proxies, axis=2)
+            if len(self._tries) == 1 or np.all(differences <= allowed):
+                return maps
+            self._tries = self._tries[1:]
+
     def _read_batch(self, batch: Batch) -> Contributions:
-        if not self._sees_whole_images:
-            self._check_field(batch)
+        self._check_field(batch)
         while True:
             num_steps = self._tries[0]
             found = self._try(batch, num_steps)
@@ -174,6 +207,8 @@ class ContributionReader:
 
     def _check_field(self, batch: Batch) -> None:
         """Refuse a model that crops or pads: positions would be misplaced."""
+        if self._sees_whole_images:
+            return
         one = tree.map_structure(lambda x: x[:1], batch.inputs)
         [fields] = self._run(batch._replace(inputs=one), find_field)
         if read_field(fields) is not None:
@@ -214,9 +249,13 @@ class ContributionReader:
             return None
         return np.ascontiguousarray(weights[0].T)
 
-    def _run(self, batch: Batch, function: Callable, *options: Any) -> list[np.ndarray]:
+    def _run(
+        self, batch: Batch, function: Callable, *options: Any, proxies: Any = None
+    ) -> list[np.ndarray]:
+        batch = batch._replace(start=0)  # of which the proxies are
+        chooser = None if proxies is None else ProxyChooser(proxies)
         [(_, found)] = run_batches(
-            self._model, [batch], self._method, function, *options
+            self._model, [batch], self._method, function, *options, chooser=chooser
         )
         return found
 
