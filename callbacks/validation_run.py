@@ -22,12 +22,12 @@ from keras_embcam.heatmaps import find_boxes
 from keras_embcam.method import Method
 from keras_embcam.metrics import (
     ObjectFormat,
-    localization_accuracy,
     measure_heatmaps,
     measure_retrieval,
     measure_uniform_heatmaps,
 )
 from keras_embcam.metrics.heatmap_figures import RATIOS
+from keras_embcam.metrics.localization import compare_boxes, find_hits
 from keras_embcam.metrics.statistics import mean_of
 from keras_embcam.network.inputs import fit_images
 from keras_embcam.network.view import ModelView
@@ -167,12 +167,18 @@ class ValidationRun:
         for batch in self._stream:
             embeddings, heatmaps = self._explain(batch)
             figures = self._measure_batch(batch, heatmaps)
+            found: Any = None
+            if "bbox" in batch or kept_map_side is not None:
+                found = find_boxes(heatmaps, self.method.box_threshold)
+            if "bbox" in batch:
+                where = batch["bbox"], self._objects.bounding_box_format
+                overlaps = compare_boxes(found, *where, heatmaps)
+                figures["localization_accuracy"] = find_hits(overlaps)
             gather(gathered, figures)
             gather(kept, {"embeddings": embeddings})
             if "label" in batch:
                 gather(kept, {"label": batch["label"]})
             if kept_map_side is not None:
-                found = find_boxes(heatmaps, self.method.box_threshold)
                 size = np.asarray(heatmaps.shape[:0:-1] * 2, "float32")
                 map_size = list_compiled(self.model)[-1].view.map_size
                 small = shrink_heatmaps(heatmaps, map_size, kept_map_side)
@@ -274,17 +280,9 @@ class ValidationRun:
     def _measure_batch(
         self, examples: Examples, heatmaps: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Return each image's figures."""
+        """Return each image's figures, but for those of the box that is found."""
         found = self._figures(_objects_of(examples), heatmaps)
-        figures = {name: np.asarray(x) for name, x in found.items()}
-        if "bbox" in examples:
-            figures["localization_accuracy"] = localization_accuracy(
-                heatmaps,
-                examples["bbox"],
-                self._objects.bounding_box_format,
-                threshold=self.method.box_threshold,
-            )
-        return figures
+        return {name: np.asarray(x) for name, x in found.items()}
 
 
 def _objects_of(examples: Examples) -> Examples:

@@ -50,12 +50,32 @@ def box_overlaps(
     >>> box_overlaps(heatmaps, boxes, "xyxy").tolist()
     [0.5]
     """
-    found = find_boxes(heatmaps, threshold)[:, None]
+    found = find_boxes(heatmaps, threshold)
+    return compare_boxes(found, boxes, bounding_box_format, heatmaps)
+
+
+def compare_boxes(
+    found: np.ndarray, boxes: Tensor, bounding_box_format: str, heatmaps: Tensor
+) -> np.ndarray:
+    """Return the overlaps of ``box_overlaps`` for boxes that are found already.
+
+    Args:
+        found: (n, 4), as of `find_boxes`.
+        boxes: (n, 4) or (n, m, 4), the true ones.
+        bounding_box_format: of the true ones.
+        heatmaps: (n, H, W), for its size.
+    """
     true = place_boxes(boxes, bounding_box_format, heatmaps)
     true = np.asarray(ops.convert_to_numpy(true))
-    best = intersection_over_union(found, true).max(axis=1, initial=0)
+    best = intersection_over_union(found[:, None], true).max(axis=1, initial=0)
     # `place_boxes` leaves zeros where there is no box.
     return np.where(true.any(axis=(1, 2)), best, np.nan).astype("float32")
+
+
+def find_hits(overlaps: np.ndarray, iou_threshold: float = 0.5) -> np.ndarray:
+    """Return 1 for overlaps from a threshold on, 0 for smaller ones, NaN for NaN."""
+    hits = (overlaps >= iou_threshold).astype("float32")
+    return np.where(np.isnan(overlaps), overlaps, hits)
 
 
 def localization_accuracy(
@@ -99,9 +119,8 @@ def localization_accuracy(
             "`iou_threshold` must lie above 0 and not above 1. "
             f"Received: {iou_threshold!r}"
         )
-    overlap = box_overlaps(heatmaps, boxes, bounding_box_format, threshold)
-    hits = (overlap >= iou_threshold).astype("float32")
-    return np.where(np.isnan(overlap), overlap, hits)
+    overlaps = box_overlaps(heatmaps, boxes, bounding_box_format, threshold)
+    return find_hits(overlaps, iou_threshold)
 
 
 @keras.saving.register_keras_serializable(package="keras_embcam")
