@@ -9,6 +9,7 @@ from keras_embcam.callbacks import tab_writer
 from keras_embcam.callbacks.update import Update
 from keras_embcam.metrics import ObjectFormat
 from keras_embcam.metrics.regions import place_boxes, split_masks
+from keras_embcam.running.example_names import shorten_paths
 from keras_embcam.running.labelled_examples import Examples, ExampleStream
 
 # The ratio that the tab shows: the first that there is.
@@ -78,18 +79,23 @@ class TabLog:
         thumbnails: list[bytes] = []
         boxes: list[np.ndarray] = []
         outlines: list[list[np.ndarray]] = []
+        names: list[Any] = []
         for batch in self._stream:
             count = min(len(batch["image"]), self._num_examples - len(thumbnails))
             batch = {key: values[:count] for key, values in batch.items()}
             thumbnails += tab_writer.encode_thumbnails(batch["image"])
             boxes += self._place(batch)
             outlines += self._trace(batch)
+            names += batch.get(self._stream.name_key or "", np.empty(0)).tolist()
             if len(thumbnails) == self._num_examples:
                 break
         num_shown = len(thumbnails)
         labels = update.labels
+        paths = self._stream.file_paths
+        if not names and len(paths) == len(update.embeddings):
+            names = shorten_paths(paths)[:num_shown]
         return tab_format.Examples(
-            names=tab_writer.name_examples(num_shown),
+            names=tab_writer.name_examples(num_shown, names or None),
             thumbnails=thumbnails,
             labels=None if labels is None else [str(x) for x in labels[:num_shown]],
             boxes=boxes,

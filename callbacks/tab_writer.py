@@ -21,6 +21,7 @@ from keras_embcam.vector_search import find_nearest
 MAX_THUMBNAIL_SIDE = 160  # pixels
 MAX_THUMBNAIL_BYTES = 16_000
 MAX_OUTLINE_POINTS = 100  # of an example
+MAX_NAME_LENGTH = 100
 NUM_NEIGHBORS = 5
 _JPEG_QUALITIES = (85, 70, 50, 30)
 _SMALL_SIDE = 64  # pixels; smaller pictures are kept without loss
@@ -135,12 +136,19 @@ def find_neighbors(
 
 
 def name_examples(num_examples: int, given: Sequence[Any] | None = None) -> list[str]:
-    """Return distinct names, by which runs are matched: given ones, or numbers."""
-    names = range(num_examples) if given is None else given
-    seen: dict[str, int] = {}
-    distinct = []
-    for name in names:
+    """Return distinct names, by which runs are matched: given ones, or numbers.
+
+    Of long names the end is kept, where paths differ.
+    """
+    names: list[str] = []
+    seen: set[str] = set()
+    for name in range(num_examples) if given is None else given:
         text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-        seen[text] = seen.get(text, 0) + 1
-        distinct.append(text if seen[text] == 1 else f"{text} ({seen[text]})")
-    return distinct
+        text = distinct = text[-MAX_NAME_LENGTH:]
+        number = 1
+        while distinct in seen:
+            number += 1
+            distinct = f"{text} ({number})"
+        seen.add(distinct)
+        names.append(distinct)
+    return names

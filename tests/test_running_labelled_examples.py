@@ -401,6 +401,24 @@ def test_nothing_is_told_where_all_is_used(recwarn) -> None:
     assert not [x for x in recwarn if "not used" in str(x.message)]
 
 
+NAMED = {"image": IMAGES, "id": np.arange(7), "file_name": list("abcdefg")}
+
+
+@pytest.mark.parametrize(
+    "form", [NAMED, (NAMED, LABELS), slices(NAMED), slices(NAMED).batch(2)]
+)
+def test_names_of_examples_come_with_the_batches(form) -> None:
+    stream = ExampleStream(form, batch_size=3)
+    assert stream.name_key == "file_name"
+    names = np.concatenate([batch["file_name"] for batch in stream])
+    assert [x if isinstance(x, str) else x.decode() for x in names] == list("abcdefg")
+
+
+def test_an_entry_with_several_values_each_is_no_name() -> None:
+    assert ExampleStream({"image": IMAGES, "id": np.ones((7, 2))}).name_key is None
+    assert ExampleStream(slices(DICT)).name_key is None
+
+
 def two_inputs(**names) -> keras.Model:
     inputs = {key: keras.Input(shape, name=key) for key, shape in names.items()}
     flat = [layers.Flatten()(x) for x in inputs.values()]
@@ -517,7 +535,7 @@ def test_memory_of_a_long_data_set_is_flat() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["example_entries", "example_values", "labelled_examples"],
+    ["example_entries", "example_names", "example_values", "labelled_examples"],
 )
 def test_doctests(name) -> None:
     module = importlib.import_module(f"keras_embcam.running.{name}")

@@ -135,6 +135,8 @@ def test_names_must_be_distinct():
         tab_format.Examples(["a", "a"], [b"", b""]).to_blobs()
     assert tab_writer.name_examples(3) == ["0", "1", "2"]
     assert tab_writer.name_examples(3, [b"a", "a", 5]) == ["a", "a (2)", "5"]
+    given = ["a", "a (2)", "a", "x" * 500]
+    assert tab_writer.name_examples(4, given) == ["a", "a (2)", "a (3)", "x" * 100]
 
 
 def test_what_tensorboard_loads_does_not_import_tensorflow():

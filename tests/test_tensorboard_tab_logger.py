@@ -42,15 +42,17 @@ def make_examples():
         "label": np.asarray(["wren", "finch", "<b>"])[np.arange(NUM) % 3],
         "bbox": np.tile(BOX, (NUM, 1)),
         "segmentation_mask": masks,
+        "file_name": [f"bird {number}.jpg" for number in range(NUM)],
     }
 
 
 def train(folder, epochs=2, examples=None, **options):
+    images = make_examples()["image"]
     examples = examples or make_examples()
     model = make_model()
     numbers = np.arange(NUM) % 3
     logger = EmbeddingCAMLogger(folder, examples, num_images=0, strict=True, **options)
-    model.fit(examples["image"], numbers, epochs=epochs, verbose=0, callbacks=[logger])
+    model.fit(images, numbers, epochs=epochs, verbose=0, callbacks=[logger])
     return model
 
 
@@ -80,7 +82,7 @@ def test_examples_are_written_once_and_updates_at_each_epoch(trained):
     assert list(found[tab_format.EXAMPLES_TAG]) == [0]
     assert list(found[tab_format.UPDATES_TAG]) == [0, 1]
     table, files = found[tab_format.EXAMPLES_TAG][0]
-    assert table.meta["names"] == [str(number) for number in range(NUM)]
+    assert table.meta["names"] == [f"bird {number}.jpg" for number in range(NUM)]
     assert table.meta["labels"][:3] == ["wren", "finch", "<b>"]
     boxes = tab_format.from_shares(table.arrays["boxes"])
     np.testing.assert_allclose(boxes, [[0.125, 0.25, 0.5, 0.75]] * NUM, atol=1e-4)
@@ -170,10 +172,40 @@ def test_without_labels_boxes_and_masks_it_is_written_too(tmp_path):
     found = read(tmp_path)
     ((table, _),) = found[tab_format.EXAMPLES_TAG].values()
     assert table.meta["labels"] is None
+    assert table.meta["names"] == [str(number) for number in range(NUM)]
     ((figures, _, _),) = found[tab_format.UPDATES_TAG].values()
     assert figures.meta["unit"] == "step"
     assert np.isnan(tab_format.from_shares(figures.arrays["ratios"])).all()
     assert set(figures.meta["values"]) <= {"recall_at_1"}
+
+
+def test_examples_from_a_folder_are_called_as_their_files(tmp_path):
+    paths = [f"finch/{number}.png" for number in range(4)] + ["wren/0.png"]
+    for path in paths:
+        file = tmp_path / "images" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), np.zeros((32, 32, 3), "uint8"))
+    examples = keras.utils.image_dataset_from_directory(
+        tmp_path / "images", image_size=(32, 32), shuffle=False, verbose=False
+    )
+    train(tmp_path / "logs", 1, examples, num_tab_examples=3)
+    ((table, _),) = read(tmp_path / "logs")[tab_format.EXAMPLES_TAG].values()
+    assert table.meta["names"] == paths[:3]
+
+
+def test_each_box_is_found_once(tmp_path, monkeypatch):
+    calls = []
+    find = cv2.connectedComponentsWithStats
+
+    def count(*arguments, **options):
+        calls.append(1)
+        return find(*arguments, **options)
+
+    monkeypatch.setattr(cv2, "connectedComponentsWithStats", count)
+    train(tmp_path, 1)
+    (update,) = read(tmp_path)[tab_format.UPDATES_TAG].values()
+    num_empty = update[0].arrays["empty"].sum()
+    assert len(calls) == NUM - num_empty > 0
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, 65_536])

@@ -13,6 +13,7 @@ from keras_embcam.network.inputs import declared_images, fit_images
 from keras_embcam.running.data_set_elements import check_finite, read_elements
 from keras_embcam.running.example_entries import KEYS, describe_unused, name_entries
 from keras_embcam.running.example_inputs import ModelInputs, list_fit_inputs
+from keras_embcam.running.example_names import find_name_key
 from keras_embcam.running.example_sizes import check_lengths, check_masks, check_sizes
 from keras_embcam.running.example_values import (
     LabelNumbers,
@@ -35,7 +36,7 @@ class ExampleStream:
     * "bbox" (n, m, 4) float32, as many as the image of this batch with most boxes has,
       the others padded with rows of -1, which `keras_embcam.metrics` leaves out;
     * "segmentation_mask" (n, H, W) or (n, H, W, 1);
-    * the other inputs of the model, under their names.
+    * the other inputs of the model, and the entry of `name_key`.
 
     All but "image" are there only where the examples have them. Memory does not grow
     with the number of examples, but for one number for each class.
@@ -58,6 +59,8 @@ class ExampleStream:
 
     Attributes:
         keys: those of `KEYS` that the examples have.
+        name_key: the entry with names of the examples, None without one.
+        file_paths: of the images, where `image_dataset_from_directory` read them.
         skipped: why examples were left out, of the last time through.
 
     Raises:
@@ -97,6 +100,7 @@ class ExampleStream:
         self._model: keras.Model | None = None
         self._inputs: ModelInputs | None = None
         self.skipped: list[str] = []
+        self.file_paths = list(getattr(examples, "file_paths", ()))
         self._dataset: Any = None
         if isinstance(examples, tf.data.Dataset):
             check_finite(examples, name)
@@ -111,6 +115,7 @@ class ExampleStream:
         if self._dataset is None:
             self._read_arrays()
         self._is_batched = len(self._shape_of_images()) == 4
+        self.name_key = find_name_key(self._entries, int(self._is_batched))
         if model is not None:
             self.look_at(model)
             self._model = model
@@ -130,7 +135,7 @@ class ExampleStream:
             ValueError: where an input finds no entry.
         """
         inputs = ModelInputs(model, self._entries, self._fit_inputs, self._name)
-        unused = describe_unused(self._entries, inputs.used)
+        unused = describe_unused(self._entries, [*inputs.used, self.name_key])
         if unused:
             warnings.warn(
                 f"`{self._name}` has the entries {list(self._entries)}; {unused}",
@@ -233,8 +238,8 @@ class ExampleStream:
             yield {key: np.asarray(x[rows]) for key, x in arrays.items()}
 
     def _keys_of_batch(self) -> list[str]:
-        used = [] if self._inputs is None else self._inputs.used
-        return [key for key in self._entries if key in self.keys or key in used]
+        used = {*self.keys, self.name_key, *(self._inputs.used if self._inputs else ())}
+        return [key for key in self._entries if key in used]
 
     def _elements(self) -> Iterator[Examples]:
         """Yield the batches of a data set."""
@@ -268,7 +273,8 @@ class ExampleStream:
             elif isinstance(value, tf.RaggedTensor):
                 batch[key] = value.to_tensor().numpy()
             else:
-                batch[key] = np.asarray(value)
+                is_list = isinstance(value, list)
+                batch[key] = np.stack(value) if is_list else np.asarray(value)
         check_lengths(batch, batch, self._name)
         return batch
 
