@@ -65,18 +65,19 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     map. Training is never changed or stopped: an error ends the logging with one
     warning. An update writes at most ``num_images`` pictures and one grid, less than
     ``6 W H (num_images)`` bytes (W, H: size of a picture, at most 512), one of at most
-    8 and ``num_images // 2`` wrong matches, up to 0.5 MB each, and for the tab ``h w +
-    31`` bytes an example (h, w: of the feature map, at most 28) and 16 kB once.
+    8 wrong matches, up to 0.5 MB each, and for the tab ``h w + 31`` bytes an example
+    (h, w: of the feature map, at most 28), ``2 h w + 2`` more for the 64 most similar
+    wrong first matches, and 16 kB an example once.
 
     Args:
         log_dir: folder of the logs; also an address that `tf.io.gfile` knows, such as
             "gs://bucket/logs".
         validation_examples: an array of images (n, H, W, c) in the range that the
             model takes, ``(images, labels)``, a dict with "image" and perhaps "label",
-            "bbox" and "segmentation_mask", or a `tf.data.Dataset` of these, batched or
-            not, in the same order each time. Labels may be integers or strings; boxes
-            (n, 4), (n, m, 4), ragged, or lists of arrays. Further inputs of the model
-            go by their names, or ``({"image": ..., "age": ...}, labels)``.
+            "bbox", "segmentation_mask" and "name", or a `tf.data.Dataset` of these, in
+            the same order each time. Labels may be integers or strings; boxes (n, 4),
+            (n, m, 4), ragged, or lists of arrays. Further inputs of the model go by
+            their names, or ``({"image": ..., "age": ...}, labels)``.
         conv_layer: name, path ``"outer/inner"`` or object of the layer to explain, or
             a list of several; None for the last one with more than one position.
         embedding_layer: name, path or object of the layer that makes the embedding;

@@ -6,7 +6,9 @@ import numpy as np
 
 from keras_embcam import tab_format
 from keras_embcam.callbacks import tab_writer
+from keras_embcam.callbacks.tab_pairs import PairMaps
 from keras_embcam.callbacks.update import Update
+from keras_embcam.callbacks.validation_run import ValidationRun
 from keras_embcam.metrics import ObjectFormat
 from keras_embcam.metrics.regions import place_boxes, split_masks
 from keras_embcam.running.example_names import shorten_paths
@@ -23,21 +25,28 @@ class TabLog:
         stream: of the examples.
         objects: how boxes and masks are stated.
         num_examples: how many to show at most, 0 for no tab.
+        strict: raise errors of the heat of pairs instead of leaving it out.
     """
 
     def __init__(
-        self, stream: ExampleStream, objects: ObjectFormat, num_examples: int
+        self,
+        stream: ExampleStream,
+        objects: ObjectFormat,
+        num_examples: int,
+        strict: bool,
     ) -> None:
         self._stream = stream
         self._objects = objects
         self._num_examples = num_examples
+        self._pairs = PairMaps(stream, strict)
         self._key = ""
 
-    def write(self, update: Update, step: int, unit: str) -> None:
+    def write(self, update: Update, run: ValidationRun, step: int, unit: str) -> None:
         """Write an update into the default `tf.summary` writer.
 
         Args:
             update: with heatmaps.
+            run: that found it.
             step: position on the axis.
             unit: "epoch" or "step", what it counts.
         """
@@ -47,9 +56,11 @@ class TabLog:
             examples = self._describe(update)
             tab_writer.write_examples(examples, step)
             self._key = examples.key
-        tab_writer.write_update(self._select(update, unit), step)
+        tab_writer.write_update(self._select(update, run, unit), step)
 
-    def _select(self, update: Update, unit: str) -> tab_format.Update:
+    def _select(
+        self, update: Update, run: ValidationRun, unit: str
+    ) -> tab_format.Update:
         some = slice(self._num_examples)
         ratio = next((name for name in RATIOS if name in update.per_image), None)
         missing = np.full(len(update.embeddings), np.nan)
@@ -72,6 +83,7 @@ class TabLog:
             examples_key=self._key,
             values=values,
             unit=unit,
+            **self._pairs.find(update, neighbors, similarities, run),
         )
 
     def _describe(self, update: Update) -> tab_format.Examples:

@@ -18,6 +18,7 @@ from keras_embcam.tab_format import (
 from keras_embcam.unit_vectors import normalize_rows
 from keras_embcam.vector_search import find_nearest
 
+MAX_MAP_SIDE = 28  # cells; finer maps are averaged
 MAX_THUMBNAIL_SIDE = 160  # pixels
 MAX_THUMBNAIL_BYTES = 16_000
 MAX_OUTLINE_POINTS = 100  # of an example

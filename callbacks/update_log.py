@@ -10,14 +10,13 @@ from keras_embcam.callbacks.pictures import choose_examples, draw_examples
 from keras_embcam.callbacks.projector import write_projector
 from keras_embcam.callbacks.retrieval_log import RetrievalErrors
 from keras_embcam.callbacks.tab_log import TabLog
+from keras_embcam.callbacks.tab_writer import MAX_MAP_SIDE
 from keras_embcam.callbacks.update import Update
 from keras_embcam.callbacks.validation_run import ValidationRun
 from keras_embcam.drawing import make_grid
 from keras_embcam.metrics import ObjectFormat
 from keras_embcam.running.labelled_examples import Examples, ExampleStream
 from keras_embcam.tab_format import MAX_EXAMPLES
-
-MAX_TAB_MAP_SIDE = 28  # cells
 
 
 class UpdateLog:
@@ -32,7 +31,7 @@ class UpdateLog:
         picture_indices: which; see `EmbeddingCAMLogger`.
         image_freq: pictures at every so many updates.
         num_tab_examples: how many examples TensorBoard's EmbeddingCAM tab shows.
-        strict: raise errors of the grid of wrong matches instead of leaving it out.
+        strict: raise errors of what shows wrong matches instead of leaving it out.
 
     Raises:
         ValueError: for arguments out of range.
@@ -70,8 +69,8 @@ class UpdateLog:
         self._picture_indices = picture_indices
         self._image_freq = image_freq
         # Of the heatmaps that an update must keep of all examples, None for none.
-        self.kept_map_side = MAX_TAB_MAP_SIDE if num_tab_examples else None
-        self._tab = TabLog(stream, objects, num_tab_examples)
+        self.kept_map_side = MAX_MAP_SIDE if num_tab_examples else None
+        self._tab = TabLog(stream, objects, num_tab_examples, strict)
         self._errors = RetrievalErrors(stream, num_images, strict)
         self._num_updates = 0
         self._pictured: Examples | None = None
@@ -109,7 +108,8 @@ class UpdateLog:
         writer = self._open()
         writer.write_numbers(update, tag, step, scalars)
         with writer.as_default():
-            self._tab.write(update, step, "epoch" if "epoch" in tag else "step")
+            unit = "epoch" if "epoch" in tag else "step"
+            self._tab.write(update, run, step, unit)
         if self._num_images and self._num_updates % self._image_freq == 0:
             if self._pictured is None:
                 # Copied once: the same ones at every update.

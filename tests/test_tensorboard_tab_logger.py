@@ -8,8 +8,8 @@ from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from keras_embcam import explain, tab_format
-from keras_embcam.callbacks import EmbeddingCAMLogger
+from keras_embcam import explain, explain_pair, tab_format
+from keras_embcam.callbacks import EmbeddingCAMLogger, tab_pairs
 from keras_embcam.callbacks.update import shrink_heatmaps
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.losses import TripletSemiHardLoss
@@ -51,7 +51,8 @@ def train(folder, epochs=2, examples=None, **options):
     examples = examples or make_examples()
     model = make_model()
     numbers = np.arange(NUM) % 3
-    logger = EmbeddingCAMLogger(folder, examples, num_images=0, strict=True, **options)
+    options = {"num_images": 0, "strict": True, **options}
+    logger = EmbeddingCAMLogger(folder, examples, **options)
     model.fit(images, numbers, epochs=epochs, verbose=0, callbacks=[logger])
     return model
 
@@ -129,7 +130,27 @@ def test_an_update_says_what_explain_says_of_the_same_weights(trained):
     assert maps.arrays["maps"].shape == (NUM, 8, 8)
     difference = maps.arrays["maps"] / 255 - coarse
     assert np.abs(difference).max() < 0.51 / 255
-    assert not pairs.arrays
+    # Of wrong first matches, the heat on both sides that explain_pair finds.
+    wrong = [row for row in range(NUM) if row % 3 != first[row] % 3]
+    rows = sorted(wrong, key=lambda row: -cosines[row, first[row]])
+    assert len(rows) > 1
+    assert pairs.arrays["examples"].tolist() == rows
+    pair = explain_pair(model, images[rows], images[first[rows]], resize=False)
+    expected = [pair.heatmaps_a, pair.heatmaps_b]
+    assert np.abs(pairs.arrays["maps"] / 255 - expected).max() < 0.51 / 255
+
+
+def test_where_pairs_cannot_be_mapped_all_else_is_written(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("no layer")
+
+    monkeypatch.setattr(tab_pairs, "map_known_pairs", fail)
+    with pytest.warns(UserWarning, match="leaves out the heat of pairs.*no layer"):
+        train(tmp_path, 2, strict=False)
+    found = read(tmp_path)[tab_format.UPDATES_TAG]
+    assert [bool(pairs.arrays) for _, _, pairs in found.values()] == [False, False]
+    with pytest.raises(ValueError, match="no layer"):
+        train(tmp_path / "strict", 1)
 
 
 @pytest.mark.parametrize("side", [(7, 7), (14, 5), (28, 28), (1, 3)])
@@ -150,16 +171,23 @@ def test_fine_maps_are_averaged():
     assert set(small[0, 7:14].ravel()) == {255} and small.sum() == 255 * 7 * 14
 
 
-def test_fewer_examples_are_shown_than_measured(tmp_path):
+def test_fewer_examples_and_pairs_are_shown_than_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(tab_pairs, "MAX_PAIRS", 2)
     train(tmp_path, 1, num_tab_examples=5)
     found = read(tmp_path)
     ((table, files),) = found[tab_format.EXAMPLES_TAG].values()
     assert len(table.meta["names"]) == 5 and table.meta["num_measured"] == NUM
     assert files.arrays["ends"].shape == (5,)
-    ((figures, maps, _),) = found[tab_format.UPDATES_TAG].values()
+    ((figures, maps, pairs),) = found[tab_format.UPDATES_TAG].values()
     assert figures.arrays["ratios"].shape == (5,)
     assert maps.arrays["maps"].shape == (5, 8, 8)
     assert figures.arrays["neighbors"].max() < 5
+    assert pairs.arrays["maps"].shape == (2, 2, 8, 8)
+    similarities = figures.arrays["similarities"][:, 0]
+    wrong = figures.arrays["neighbors"][:, 0] % 3 != np.arange(5) % 3
+    assert wrong.sum() > 2
+    kept = similarities[pairs.arrays["examples"]]
+    assert kept.tolist() == sorted(similarities[wrong])[:-3:-1]
 
 
 def test_0_switches_it_off(tmp_path):

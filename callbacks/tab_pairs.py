@@ -1,0 +1,121 @@
+"""Heat of wrong first matches on both sides, for TensorBoard's EmbeddingCAM tab."""
+
+import itertools
+import warnings
+from typing import Any
+
+import numpy as np
+
+from keras_embcam.callbacks.tab_writer import MAX_MAP_SIDE
+from keras_embcam.callbacks.update import Update, shrink_heatmaps
+from keras_embcam.callbacks.validation_run import ValidationRun
+from keras_embcam.method import Method
+from keras_embcam.retrieval.known_pairs import map_known_pairs
+from keras_embcam.running.compiled_functions import list_compiled
+from keras_embcam.running.labelled_examples import ExampleStream
+
+MAX_PAIRS = 64  # of an update
+
+
+def choose_wrong(
+    labels: np.ndarray, neighbors: np.ndarray, similarities: np.ndarray
+) -> np.ndarray:
+    """Return the examples whose wrong first matches are most similar, at most 64.
+
+    Args:
+        labels: (n,).
+        neighbors: (n, k), as of `find_neighbors`.
+        similarities: (n, k).
+
+    Example:
+
+    >>> neighbors = np.array([[1], [2], [1], [0]])
+    >>> cosines = np.array([[0.1], [0.8], [0.8], [0.9]])
+    >>> choose_wrong(np.array([0, 1, 1, 2]), neighbors, cosines).tolist()
+    [3, 0]
+    """
+    if not neighbors.shape[1]:
+        return np.empty(0, int)
+    wrong = np.flatnonzero(labels[neighbors[:, 0]] != labels)
+    order = np.argsort(-similarities[wrong, 0], kind="stable")
+    return wrong[order[:MAX_PAIRS]]
+
+
+class PairMaps:
+    """Maps wrong first matches of the updates, in one more run over these images.
+
+    Args:
+        stream: of the examples.
+        strict: raise errors instead of warning once and leaving the maps out.
+    """
+
+    def __init__(self, stream: ExampleStream, strict: bool) -> None:
+        self._stream = stream
+        self._strict = strict
+        self._has_failed = False
+
+    def find(
+        self,
+        update: Update,
+        neighbors: np.ndarray,
+        similarities: np.ndarray,
+        run: ValidationRun,
+    ) -> dict[str, Any]:
+        """Return `pair_examples` and `pair_maps` of `tab_format.Update`, if any.
+
+        Args:
+            update: what was found.
+            neighbors: of the first examples, (n, k).
+            similarities: (n, k).
+            run: that found it.
+        """
+        is_finite = np.isfinite(update.embeddings).all()
+        if update.labels is None or self._has_failed or not is_finite:
+            return {}
+        labels = update.labels[: len(neighbors)]
+        rows = choose_wrong(labels, neighbors, similarities)
+        if not len(rows):
+            return {}
+        try:
+            return self._map(rows, neighbors[rows, 0], update.embeddings, run)
+        except Exception as error:
+            if self._strict:
+                raise
+            self._has_failed = True
+            warnings.warn(
+                "EmbeddingCAMLogger leaves out the heat of pairs in TensorBoard's "
+                "EmbeddingCAM tab; everything else goes on. "
+                f"{type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+            return {}
+
+    def _map(
+        self,
+        rows: np.ndarray,
+        matches: np.ndarray,
+        embeddings: np.ndarray,
+        run: ValidationRun,
+    ) -> dict[str, Any]:
+        batches = iter(self._stream)
+        first = next(batches)
+        view = list_compiled(run.model)[-1].view
+        if view.fronts.field(first["image"].shape[1:3]) is not None:
+            return {}  # it crops or pads: positions would be misplaced
+        layer = run.method.conv_layer
+        # Of a pair, heat is that of one layer.
+        method = Method(
+            conv_layer=None if isinstance(layer, list | tuple) else layer,
+            embedding_layer=run.method.embedding_layer,
+        )
+        both = map_known_pairs(
+            run.model,
+            method,
+            map(self._stream.inputs_of, itertools.chain([first], batches)),
+            rows,
+            matches,
+            embeddings,
+        )
+        heat = [np.maximum(signed, 0) for signed in both]
+        small = [shrink_heatmaps(x, x.shape[1:], MAX_MAP_SIDE) for x in heat]
+        return {"pair_examples": rows, "pair_maps": np.stack(small)}
