@@ -128,7 +128,9 @@ def _find_images(entries: dict[str, Any], name: str) -> str:
     )
 
 
-def describe_unused(entries: Mapping[str, Any], used: Iterable[str]) -> str | None:
+def describe_unused(
+    entries: Mapping[str, Any], used: Iterable[str | None]
+) -> str | None:
     """Return a sentence that names the entries nothing is done with, None for none.
 
     Args:
