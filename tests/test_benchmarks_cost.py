@@ -201,7 +201,7 @@ def short(monkeypatch) -> None:
 
 
 # Made of the same parts as "proxies", or as the tests of what they measure.
-ALIKE = {"layers", "weightings", "precision", "saved_model"}
+ALIKE = {"layers", "weightings", "precision", "saved_model", "tab"}
 
 
 @pytest.mark.parametrize(
@@ -222,6 +222,8 @@ def test_each_section_yields_rows(name, short) -> None:
     by_quantity = {row.quantity: row for row in rows}
     if name == "explain":
         assert by_quantity["traces"].spread == results.single(1)
+    if name == "tab":
+        assert 14 * 14 + 31 < rows[-1].spread.median < 1000
     if name == "streaming":
         peak = by_quantity["peak memory over 64 images / over 32"]
         assert peak.spread.median == pytest.approx(1064 / 1032)

@@ -12,6 +12,7 @@ from benchmarks.cost.sections import (
     peers,
     saved_model,
     streaming,
+    tab,
 )
 
 SECTIONS: dict[str, Callable[[Plan], Iterator[Row]]] = {
@@ -21,6 +22,7 @@ SECTIONS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "weightings": choices.measure_weightings,
     "precision": choices.measure_precision,
     "logger": logger.measure,
+    "tab": tab.measure,
     "saved_model": saved_model.measure,
     "streaming": streaming.measure,
     "database": database.measure,

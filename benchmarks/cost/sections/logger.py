@@ -44,7 +44,7 @@ def _measure(
     plan: Plan,
     judged: bool,
 ) -> Iterator[Row]:
-    examples = _make_examples(num_examples, plan.small_size)
+    examples = make_examples(num_examples, plan.small_size)
     # A short training: what the logger adds does not depend on its length.
     training = examples["image"][:16], examples["label"][:16]
 
@@ -108,7 +108,8 @@ def _measure(
     yield Row(subject, "log an epoch", kilobytes, unit="kB")
 
 
-def _make_examples(num_examples: int, size: int) -> dict[str, np.ndarray]:
+def make_examples(num_examples: int, size: int) -> dict[str, np.ndarray]:
+    """Return validation examples with labels and boxes."""
     random = np.random.default_rng(2)
     corners = random.uniform(0, 0.5, (num_examples, 2))
     # Smooth as photographs are: noise does not compress, and the log would be large.
