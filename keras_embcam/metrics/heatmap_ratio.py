@@ -142,10 +142,19 @@ def find_empty_maps(heatmaps: Tensor) -> Tensor:
     return ops.logical_not(total > 0)  # NaN is not above zero either
 
 
-def _measure_uniform(ratio_of: Callable[[Tensor], Tensor], heatmaps: Tensor) -> Tensor:
-    """Measure the uniform map on the images whose own ratio is defined."""
-    own = ratio_of(heatmaps)
-    return ops.where(ops.isnan(own), own, ratio_of(ops.ones_like(heatmaps)))
+def _measure(
+    ratio_of: Callable[..., Tensor],
+    heatmaps: Tensor,
+    objects: Tensor,
+    uniform: bool,
+    **options: Any,
+) -> Tensor:
+    """Measure each map, or the uniform one where the map's own ratio is defined."""
+    own = ratio_of(heatmaps, objects, **options)
+    if not uniform:
+        return own
+    of_uniform = ratio_of(ops.ones_like(heatmaps), objects, **options)
+    return ops.where(ops.isnan(own), own, of_uniform)
 
 
 @keras.saving.register_keras_serializable(package="keras_embcam")
@@ -178,24 +187,13 @@ class HeatmapRatioInBoxes(MeanOverImages):
         name: str = "heatmap_ratio_bbox",
         dtype: Any = None,
     ) -> None:
-        super().__init__(name=name, dtype=dtype)
-        self.bounding_box_format = bounding_box_format
-        self.uniform = uniform
+        super().__init__(
+            name, dtype, bounding_box_format=bounding_box_format, uniform=uniform
+        )
 
     def measure(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the ratio of each image, or of the uniform map in its place."""
-
-        def ratio_of(heatmaps: Tensor) -> Tensor:
-            return heatmap_ratio_in_boxes(heatmaps, y_true, self.bounding_box_format)
-
-        return _measure_uniform(ratio_of, y_pred) if self.uniform else ratio_of(y_pred)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what ``from_config`` needs."""
-        return super().get_config() | {
-            "bounding_box_format": self.bounding_box_format,
-            "uniform": self.uniform,
-        }
+        return _measure(heatmap_ratio_in_boxes, y_pred, y_true, **self.options)
 
 
 @keras.saving.register_keras_serializable(package="keras_embcam")
@@ -228,28 +226,13 @@ class HeatmapRatioInMasks(MeanOverImages):
         name: str = "heatmap_ratio_mask",
         dtype: Any = None,
     ) -> None:
-        super().__init__(name=name, dtype=dtype)
-        self.foreground = foreground
-        self.ignored = ignored
-        self.uniform = uniform
+        super().__init__(
+            name, dtype, foreground=foreground, ignored=ignored, uniform=uniform
+        )
 
     def measure(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the ratio of each image, or of the uniform map in its place."""
-
-        def ratio_of(heatmaps: Tensor) -> Tensor:
-            return heatmap_ratio_in_masks(
-                heatmaps, y_true, self.foreground, self.ignored
-            )
-
-        return _measure_uniform(ratio_of, y_pred) if self.uniform else ratio_of(y_pred)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what ``from_config`` needs."""
-        return super().get_config() | {
-            "foreground": self.foreground,
-            "ignored": self.ignored,
-            "uniform": self.uniform,
-        }
+        return _measure(heatmap_ratio_in_masks, y_pred, y_true, **self.options)
 
 
 @keras.saving.register_keras_serializable(package="keras_embcam")

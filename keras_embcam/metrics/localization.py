@@ -154,25 +154,14 @@ class LocalizationAccuracy(MeanOverImages):
         name: str = "localization_accuracy",
         dtype: Any = None,
     ) -> None:
-        super().__init__(name=name, dtype=dtype)
-        self.bounding_box_format = bounding_box_format
-        self.threshold = threshold
-        self.iou_threshold = iou_threshold
+        super().__init__(
+            name,
+            dtype,
+            bounding_box_format=bounding_box_format,
+            threshold=threshold,
+            iou_threshold=iou_threshold,
+        )
 
     def measure(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return 1, 0 or NaN for each image."""
-        return localization_accuracy(
-            y_pred,
-            y_true,
-            self.bounding_box_format,
-            self.threshold,
-            self.iou_threshold,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what ``from_config`` needs."""
-        return super().get_config() | {
-            "bounding_box_format": self.bounding_box_format,
-            "threshold": self.threshold,
-            "iou_threshold": self.iou_threshold,
-        }
+        return localization_accuracy(y_pred, y_true, **self.options)

@@ -16,7 +16,28 @@ class MeanOverImages(keras.metrics.Mean):
     of sum and count. ``result()`` is NaN until an image has counted: zero would be
     a measurement. Because only the sum and the count are kept, batches of any size
     give the mean over all images.
+
+    Args:
+        name: of the metric.
+        dtype: of its state.
+        **options: of what is measured. They are attributes of the metric and part of
+            its configuration.
     """
+
+    def __init__(self, name: str = "mean", dtype: Any = None, **options: Any) -> None:
+        super().__init__(name=name, dtype=dtype)
+        self._option_names = tuple(options)
+        for option, value in options.items():
+            setattr(self, option, value)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is measured, by the names of the arguments."""
+        return {name: getattr(self, name) for name in self._option_names}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what ``from_config`` needs."""
+        return super().get_config() | self.options
 
     def measure(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the value of each image, (n,) float, NaN where undefined."""

@@ -174,22 +174,13 @@ class PointingGameInBoxes(MeanOverImages):
         name: str = "pointing_game_bbox",
         dtype: Any = None,
     ) -> None:
-        super().__init__(name=name, dtype=dtype)
-        self.bounding_box_format = bounding_box_format
-        self.tolerance = tolerance
+        super().__init__(
+            name, dtype, bounding_box_format=bounding_box_format, tolerance=tolerance
+        )
 
     def measure(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return 1, 0 or NaN for each image."""
-        return pointing_game_in_boxes(
-            y_pred, y_true, self.bounding_box_format, self.tolerance
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what ``from_config`` needs."""
-        return super().get_config() | {
-            "bounding_box_format": self.bounding_box_format,
-            "tolerance": self.tolerance,
-        }
+        return pointing_game_in_boxes(y_pred, y_true, **self.options)
 
 
 @keras.saving.register_keras_serializable(package="keras_embcam")
@@ -221,21 +212,10 @@ class PointingGameInMasks(MeanOverImages):
         name: str = "pointing_game_mask",
         dtype: Any = None,
     ) -> None:
-        super().__init__(name=name, dtype=dtype)
-        self.foreground = foreground
-        self.ignored = ignored
-        self.tolerance = tolerance
+        super().__init__(
+            name, dtype, foreground=foreground, ignored=ignored, tolerance=tolerance
+        )
 
     def measure(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return 1, 0 or NaN for each image."""
-        return pointing_game_in_masks(
-            y_pred, y_true, self.foreground, self.ignored, self.tolerance
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what ``from_config`` needs."""
-        return super().get_config() | {
-            "foreground": self.foreground,
-            "ignored": self.ignored,
-            "tolerance": self.tolerance,
-        }
+        return pointing_game_in_masks(y_pred, y_true, **self.options)
