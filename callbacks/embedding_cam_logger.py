@@ -14,12 +14,13 @@ from keras_embcam.callbacks.other_callbacks import look_at_others
 from keras_embcam.callbacks.retrieval_log import ContextCurves
 from keras_embcam.callbacks.step_axis import StepAxis
 from keras_embcam.callbacks.update import Update, warn_of_missing
-from keras_embcam.callbacks.update_log import UpdateLog, check_count
+from keras_embcam.callbacks.update_log import UpdateLog
 from keras_embcam.callbacks.validation_run import ValidationRun
 from keras_embcam.method import Method
 from keras_embcam.metrics import ObjectFormat
 from keras_embcam.running.labelled_examples import ExampleStream
 from keras_embcam.weightings import Weighting
+from keras_embcam.whole_numbers import check_integer
 
 
 class EmbeddingCAMLogger(keras.callbacks.Callback):
@@ -155,8 +156,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         strict: bool = False,
     ) -> None:
         super().__init__()
-        check_count("update_freq", update_freq, 1, "epoch")
-        check_count("batch_size", batch_size, 1)
+        check_integer("update_freq", update_freq, 1, other="epoch")
+        check_integer("batch_size", batch_size, 1)
         self.log_dir = check_log_dir(log_dir)
         self.update_freq = update_freq
         self.embedding_model = embedding_model

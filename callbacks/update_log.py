@@ -1,7 +1,6 @@
 """Everything that a logger writes under its folder, update by update."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -17,6 +16,7 @@ from keras_embcam.drawing import make_grid
 from keras_embcam.metrics import ObjectFormat
 from keras_embcam.running.labelled_examples import Examples, ExampleStream
 from keras_embcam.tab_format import MAX_EXAMPLES
+from keras_embcam.whole_numbers import check_integer
 
 
 class UpdateLog:
@@ -49,9 +49,9 @@ class UpdateLog:
         num_tab_examples: int,
         strict: bool,
     ) -> None:
-        check_count("image_freq", image_freq, 1)
-        check_count("num_images", num_images, 0)
-        check_count("num_tab_examples", num_tab_examples, 0)
+        check_integer("image_freq", image_freq, 1)
+        check_integer("num_images", num_images, 0)
+        check_integer("num_tab_examples", num_tab_examples, 0)
         if num_tab_examples > MAX_EXAMPLES:
             raise ValueError(
                 f"`num_tab_examples` must be at most {MAX_EXAMPLES}, as examples are "
@@ -165,18 +165,3 @@ class UpdateLog:
                 run.num_examples, self._num_images, indices, update.labels
             )
         return indices
-
-
-def check_count(name: str, value: Any, least: int, other: str | None = None) -> None:
-    """Check that an argument is an integer, or the word that may stand for one.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    if other is not None and value == other:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        words = "" if other is None else f'"{other}" or '
-        raise ValueError(
-            f"`{name}` must be {words}an integer >= {least}. Received: {value!r}"
-        )

@@ -56,7 +56,7 @@ def imports_of(path, everywhere=False):
             if name.startswith("keras_embcam."):
                 found.add(name.split(".")[1])
     # The small modules that every part may share.
-    return found - {part_of(path), "keras_private", "unit_vectors"}
+    return found - {part_of(path), "keras_private", "unit_vectors", "whole_numbers"}
 
 
 GRAPH: dict[str, set[str]] = {}

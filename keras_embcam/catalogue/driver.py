@@ -4,8 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from keras_embcam._version import __version__
 from keras_embcam.catalogue.actor import PartExplainer, Settings
 from keras_embcam.catalogue.manifest import (
@@ -19,6 +17,7 @@ from keras_embcam.method import Method
 from keras_embcam.running.image_files import check_image_size
 from keras_embcam.running.preprocessing import get_preprocessing
 from keras_embcam.weightings import WEIGHTINGS
+from keras_embcam.whole_numbers import check_integer
 
 # Retries for a part whose actor dies.
 MAX_RETRIES = 3
@@ -139,8 +138,7 @@ def explain_catalogue(
         ("batch_size", batch_size),
         ("images_per_part", images_per_part),
     ):
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"`{name}` must be an integer >= 1. Received: {value!r}")
+        check_integer(name, value, 1)
     images_per_part = int(images_per_part)  # numpy's integers are not JSON
     if not model_path.is_file():
         raise ValueError(

@@ -1,7 +1,6 @@
 """Checks of arguments that several measures share."""
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -40,22 +39,3 @@ def embed_checked(embed: Embed, images: np.ndarray, proxies: np.ndarray) -> np.n
             f"proxies.shape={np.shape(proxies)}"
         )
     return embeddings
-
-
-def check_whole_number(name: str, number: Any, most: int | None = None) -> None:
-    """Check that an argument is a whole number, at least 1.
-
-    Args:
-        name: of the argument.
-        number: that was passed for it.
-        most: the highest that is allowed, None for any.
-
-    Raises:
-        ValueError: where it is not.
-    """
-    is_whole = isinstance(number, Integral) and int(number) >= 1
-    if not is_whole or (most is not None and number > most):
-        limit = "" if most is None else f" and at most {most}"
-        raise ValueError(
-            f"`{name}` must be a whole number, at least 1{limit}. Received: {number!r}"
-        )

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_embcam.evaluation.compared_method import ComparedMethod
 from keras_embcam.evaluation.context_ratio import measure_context_ratio
@@ -25,6 +24,7 @@ from keras_embcam.evaluation.whole_set import choose_metrics, measure_figures
 from keras_embcam.metrics import ObjectFormat
 from keras_embcam.network.inputs import check_model
 from keras_embcam.running.labelled_examples import ExampleStream
+from keras_embcam.whole_numbers import check_integer
 
 
 def evaluate(
@@ -107,6 +107,7 @@ def evaluate(
 
     Example:
 
+    >>> import keras, numpy as np
     >>> model = keras.Sequential([
     ...     keras.Input((8, 8, 3)),
     ...     keras.layers.Conv2D(4, 3, activation="relu"),
@@ -121,8 +122,8 @@ def evaluate(
     (0.5, 1.0)
     """
     check_model(model)
-    _check_count("faithfulness_images", faithfulness_images)
-    _check_count("num_timings", num_timings)
+    check_integer("faithfulness_images", faithfulness_images, 0)
+    check_integer("num_timings", num_timings, 0)
     if faithfulness_images:
         check_scipy()  # before minutes of work that would be lost
     options = (model, batch_size, preprocessing_function, strict)
@@ -198,8 +199,3 @@ def _measure_all(
         ]
     report.settings["seed"] = context.seed
     return report
-
-
-def _check_count(name: str, number: Any) -> None:
-    if not isinstance(number, int | np.integer) or number < 0:
-        raise ValueError(f"`{name}` must be an integer >= 0. Received: {number!r}")

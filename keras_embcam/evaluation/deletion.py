@@ -9,13 +9,13 @@ import numpy as np
 from keras_embcam.evaluation.checked_arguments import (
     Embed,
     check_images,
-    check_whole_number,
     embed_checked,
 )
 from keras_embcam.evaluation.correlation import has_order
 from keras_embcam.evaluation.measure import FAITHFULNESS, Column, Measured, fills
 from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.metrics.statistics import mean_of
+from keras_embcam.whole_numbers import check_integer
 
 NUM_STEPS = 20
 # Standard deviation of the blur, as a share of the longer side. Under the kernel of
@@ -187,7 +187,7 @@ def _follow(
             "keras_embcam.heatmaps.resize_heatmaps. Received: "
             f"heatmaps.shape={heatmaps.shape}, images.shape={start.shape}"
         )
-    check_whole_number("num_steps", num_steps)
+    check_integer("num_steps", num_steps, 1)
     flat = heatmaps.reshape(len(heatmaps), -1)
     order = np.argsort(-flat, axis=1, kind="stable")
     ranks = np.empty_like(order)

@@ -7,13 +7,13 @@ import numpy as np
 from keras_embcam.evaluation.checked_arguments import (
     Embed,
     check_images,
-    check_whole_number,
     embed_checked,
 )
 from keras_embcam.evaluation.correlation import rank_correlation
 from keras_embcam.evaluation.measure import FAITHFULNESS, Column, Measured, fills
 from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.metrics.statistics import mean_of
+from keras_embcam.whole_numbers import check_integer
 
 PATCHES_A_SIDE = 7
 
@@ -76,9 +76,9 @@ def occlusion_maps(
     """
     images = check_images(images)
     height, width = images.shape[1:3]
-    check_whole_number("patch_size", patch_size, min(height, width))
+    check_integer("patch_size", patch_size, 1, min(height, width))
     stride = patch_size if stride is None else stride
-    check_whole_number("stride", stride, patch_size)
+    check_integer("stride", stride, 1, patch_size)
     proxies = np.asarray(proxies, "float64")
     grey = images.mean(axis=(1, 2), keepdims=True)
     whole = (embed_checked(embed, images, proxies) * proxies).sum(axis=1)

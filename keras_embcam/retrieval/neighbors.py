@@ -11,7 +11,6 @@ from keras_embcam.network.inputs import check_model
 from keras_embcam.retrieval.neighbor_explanation import NeighborExplanation
 from keras_embcam.retrieval.neighbor_maps import explain_some, join_values
 from keras_embcam.retrieval.pair_maps import divide_by_length
-from keras_embcam.retrieval.pairs import check_count
 from keras_embcam.retrieval.picked_images import PickedImages
 from keras_embcam.retrieval.position_contributions import (
     ContributionReader,
@@ -26,6 +25,7 @@ from keras_embcam.retrieval.search import (
     rank,
 )
 from keras_embcam.running.image_batches import ImageSource
+from keras_embcam.whole_numbers import check_integer
 
 
 def explain_neighbors(
@@ -107,8 +107,8 @@ def explain_neighbors(
     False
     """
     check_model(model)
-    check_count("k", k)
-    check_count("num_correspondences", num_correspondences)
+    check_integer("k", k, 1)
+    check_integer("num_correspondences", num_correspondences, 1)
     method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
     reader = ContributionReader(model, method, num_steps)
 

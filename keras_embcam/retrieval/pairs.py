@@ -28,6 +28,7 @@ from keras_embcam.retrieval.position_contributions import (
 )
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.showing import check_indices, plot_pictures, to_html
+from keras_embcam.whole_numbers import check_integer
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +196,7 @@ def explain_pair(
     True
     """
     check_model(model)
-    check_count("num_correspondences", num_correspondences)
+    check_integer("num_correspondences", num_correspondences, 1)
     method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
     reader = ContributionReader(model, method, num_steps)
     sides = []
@@ -238,16 +239,6 @@ def explain_pair(
         images_a=a.images,
         images_b=b.images,
     )
-
-
-def check_count(name: str, value: Any) -> None:
-    """Check that an argument is a number of things.
-
-    Raises:
-        ValueError: unless it is an integer >= 1.
-    """
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be an integer >= 1. Received: {value!r}")
 
 
 def check_finite(name: str, embeddings: np.ndarray) -> None:

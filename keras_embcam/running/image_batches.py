@@ -26,6 +26,7 @@ from keras_embcam.running.image_files import (
     resize_image,
 )
 from keras_embcam.running.preprocessing import get_preprocessing
+from keras_embcam.whole_numbers import check_integer
 
 NUM_NAMED = 10
 
@@ -91,10 +92,7 @@ class ImageSource:
         image_size: tuple[int, int] | None = None,
         strict: bool = True,
     ) -> None:
-        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise ValueError(
-                f"`batch_size` must be an integer >= 1. Received: {batch_size!r}"
-            )
+        check_integer("batch_size", batch_size, 1)
         self._model = model
         self._batch_size = batch_size
         self._preprocess = get_preprocessing(preprocessing_function)

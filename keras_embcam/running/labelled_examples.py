@@ -21,6 +21,7 @@ from keras_embcam.running.example_values import (
     pad_boxes,
     read_labels,
 )
+from keras_embcam.whole_numbers import check_integer
 
 Examples = dict[str, np.ndarray]
 
@@ -88,10 +89,7 @@ class ExampleStream:
         *,
         name: str = "examples",
     ) -> None:
-        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise ValueError(
-                f"`batch_size` must be an integer >= 1. Received: {batch_size!r}"
-            )
+        check_integer("batch_size", batch_size, 1)
         self._batch_size = batch_size
         self._preprocess = preprocessing_function
         self._strict = strict

@@ -16,7 +16,7 @@ from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.image_batches import Batch, ImageSource
 from keras_embcam.running.one_batch import embed_images
-from keras_embcam.transfer.weight_table import check_integer
+from keras_embcam.whole_numbers import check_integer
 
 Tensor = Any
 

@@ -10,6 +10,7 @@ from keras_embcam.proxies import single_point
 from keras_embcam.proxies.triplet_draws import check_directions
 from keras_embcam.transfer.compression import average_weights, cluster_embeddings
 from keras_embcam.vector_search import SEARCHES, Search
+from keras_embcam.whole_numbers import check_integer
 
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
@@ -205,15 +206,3 @@ def check_arrays(
             f"The channels of an entry must be different numbers of 0 to "
             f"{num_channels - 1}."
         )
-
-
-def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Check an argument that is a number of something.
-
-    Raises:
-        ValueError: unless it is an integer between the bounds.
-    """
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_integer or value < least or (most is not None and value > most):
-        bound = f">= {least}" if most is None else f"between {least} and {most}"
-        raise ValueError(f"`{name}` must be an integer {bound}. Received: {value!r}")
