@@ -78,28 +78,25 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             the same order each time. Labels may be integers or strings; boxes (n, 4),
             (n, m, 4), ragged, or lists of arrays. Further inputs of the model go by
             their names, or ``({"image": ..., "age": ...}, labels)``.
-        conv_layer: name, path ``"outer/inner"`` or object of the layer to explain, or
-            a list of several; None for the last one with more than one position.
-        embedding_layer: name, path or object of the layer that makes the embedding;
-            for a training model whose output is not the embedding (similarities to
-            proxies, several outputs, the distance of a siamese network).
+        conv_layer: name, path or object of a layer to explain, a list, or None.
+        embedding_layer: name, path or object of the layer that makes the embedding,
+            where the output is another (similarities to proxies, siamese distances).
         proxy: what is explained: "single_point", the image's own unit embedding;
             "class_mean", the mean of its class among the examples; "trained", the
             proxy of its label in a `Proxies` layer; or a function of the embeddings.
         class_proxies: (classes, d), fixed proxies by label instead.
         proxy_layer: name of the layer for "trained", if there is more than one.
-        weighting: "auto", which is Grad-CAM for maps and the preset "tokens" for
-            transformers; "gradcam", "gradcam++", "layercam", "hirescam", "xgradcam",
-            or a function ``(activations, gradients) -> weights``.
+        weighting: a name, or a function of activations and gradients; see `explain`.
         top_channels: how many channels to keep, those with the highest weights.
         preset: a name that stands for layers and weighting, such as "localize".
+        token_grid: (h, w) of the patches among a transformer's tokens; None to find it.
+        num_prefix_tokens: tokens before the patches; None to find it.
         update_freq: "epoch", or every so many batches.
         image_freq: pictures at every so many updates.
         num_images: how many examples to show, 0 for no pictures.
         picture_indices: which: None for the first, "class_balanced" for as many of
             each class, or the numbers of the examples.
-        num_tab_examples: how many of the first examples TensorBoard's EmbeddingCAM tab
-            shows, 0 for no tab.
+        num_tab_examples: how many of the first TensorBoard's tab shows, 0 for no tab.
         batch_size: of the examples, where they are not batched.
         embedding_model: the model to explain, if not the trained one. The branch of a
             siamese network is found where it is a model that runs once for each image.
@@ -141,6 +138,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         weighting: str | Weighting = "auto",
         top_channels: int | None = None,
         preset: str | None = None,
+        token_grid: tuple[int, int] | None = None,
+        num_prefix_tokens: int | None = None,
         update_freq: str | int = "epoch",
         image_freq: int = 1,
         num_images: int = 16,
@@ -177,6 +176,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             conv_layer=conv_layer,
             embedding_layer=embedding_layer,
             preset=preset,
+            token_grid=token_grid,
+            num_prefix_tokens=num_prefix_tokens,
         )
         self._objects = ObjectFormat(bounding_box_format, mask_foreground, mask_ignored)
         self._context = ContextCurves(context_ratio, self._stream, self._objects)
@@ -231,9 +232,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         elif self._update is None:
             self._guard(self._measure)  # no update yet: the logs need the numbers
         if logs is not None and self._update is not None:
-            missing = float("nan")
             for name, value in self._update.values.items():
-                logs[f"val_{name}"] = missing if self._stopped else value
+                logs[f"val_{name}"] = float("nan") if self._stopped else value
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Write the projector's files, if asked for, and close all files."""

@@ -67,8 +67,9 @@ class Method:
         if isinstance(self.conv_layer, list):
             object.__setattr__(self, "conv_layer", tuple(self.conv_layer))
         check_top_channels(self.top_channels)
-        grid, _ = check_token_options(self.token_grid, self.num_prefix_tokens)
-        object.__setattr__(self, "token_grid", grid)
+        tokens = check_token_options(self.token_grid, self.num_prefix_tokens)
+        object.__setattr__(self, "token_grid", tokens.grid)
+        object.__setattr__(self, "num_prefix_tokens", tokens.num_prefix)
         if self.weighting != AUTO:
             get_weighting(self.weighting)
         if self.preset is None:

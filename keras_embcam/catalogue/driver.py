@@ -50,6 +50,8 @@ def explain_catalogue(
     weighting: str = "auto",
     top_channels: int | None = None,
     preset: str | None = None,
+    token_grid: tuple[int, int] | None = None,
+    num_prefix_tokens: int | None = None,
     preprocessing_function: str | Callable | None = None,
     image_size: tuple[int, int] | None = None,
     image_column: str = "image",
@@ -109,6 +111,8 @@ def explain_catalogue(
         top_channels: how many channels to keep; None for all.
         preset: a name that stands for layers and weighting, such as "localize"; boxes
             are then found by its rule.
+        token_grid: (h, w) of the patches among a transformer's tokens; None to find it.
+        num_prefix_tokens: tokens before the patches; None to find it.
         preprocessing_function: applied to images before the model: a name, such as
             "resnet50", "imagenet" or "0,1", or a function at the top of a module that
             the actors can import.
@@ -157,6 +161,8 @@ def explain_catalogue(
         preset=preset,
         resize=False,
         normalize=False,
+        token_grid=token_grid,
+        num_prefix_tokens=num_prefix_tokens,
     )
     image_size = check_image_size(image_size)
     root = Path(source).absolute()
@@ -173,6 +179,8 @@ def explain_catalogue(
         "weighting": weighting,
         "top_channels": None if top_channels is None else int(top_channels),
         "preset": preset,
+        "token_grid": method.token_grid,
+        "num_prefix_tokens": method.num_prefix_tokens,
         "preprocessing_function": _name_function(preprocessing_function),
         "image_size": image_size,
         "bounding_box_format": bounding_box_format,
@@ -188,11 +196,7 @@ def explain_catalogue(
         image_size,
         bounding_box_format,
     )
-    missing = {
-        number: part
-        for number, part in enumerate(parts)
-        if not part_path(folder, number).exists()
-    }
+    missing = _find_missing(dict(enumerate(parts)), folder)
     if missing:
         started = not ray.is_initialized()
         if started:
@@ -241,11 +245,7 @@ def _explain_parts(
                 raise ValueError(report["problem"])
     finally:
         context.max_errored_blocks = allowed
-    missing = [
-        number
-        for number in parts
-        if not part_path(settings.output_folder, number).exists()
-    ]
+    missing = list(_find_missing(parts, settings.output_folder))
     if missing:
         raise RuntimeError(
             f"{len(missing)} of {len(parts)} parts could not be finished: the process "
@@ -254,6 +254,11 @@ def _explain_parts(
             f"the first of these parts is of {parts[missing[0]].files[:10]}. The "
             "others are there, and another call tries the missing ones again."
         )
+
+
+def _find_missing(parts: dict[int, Part], folder: Path) -> dict[int, Part]:
+    """Return the parts that have no file yet."""
+    return {x: part for x, part in parts.items() if not part_path(folder, x).exists()}
 
 
 def _count(folder: Path) -> CatalogueCounts:

@@ -1,10 +1,12 @@
 """The command ``embcam evaluate``: which explanation of a saved model to trust."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
+from keras_embcam.cli.token_options import add_token_options, token_options_of
 
 SPLITS = ("all", "first_half", "second_half", "official_train", "official_test")
 DISJOINT_SPLITS = (
@@ -85,6 +87,7 @@ def add_command(commands: Any) -> None:
     )
     evaluate.add_argument("--conv-layer", help="default: the last convolution")
     evaluate.add_argument("--embedding-layer", help="default: the model's output")
+    add_token_options(evaluate)
     add_preprocessing(evaluate)
     evaluate.add_argument("--batch-size", type=int, default=32)
     evaluate.add_argument("--seed", type=int, default=0)
@@ -135,7 +138,10 @@ def run(options: argparse.Namespace) -> None:
     methods: Any = DEFAULT_METHODS
     if options.methods is not None:
         methods = [name.strip() for name in options.methods.split(",")]
-    get_methods(methods)  # for its errors, before models are loaded
+    found = get_methods(methods)  # for its errors, before models are loaded
+    tokens = token_options_of(options)
+    if any(x is not None for x in tokens.values()):
+        methods = [dataclasses.replace(x, **tokens) for x in found]
     if options.sensitivity and not _list_channel_weightings(methods):
         raise ValueError("--sensitivity needs a method that weighs channels.")
     if options.faithfulness:

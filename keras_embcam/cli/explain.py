@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_embcam.cli.model_file import check_model_file
 from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
+from keras_embcam.cli.token_options import add_token_options, token_options_of
 
 
 def add_command(commands: Any) -> None:
@@ -22,6 +23,7 @@ def add_command(commands: Any) -> None:
     )
     explain.add_argument("--conv-layer", help="default: the last convolution")
     explain.add_argument("--embedding-layer", help="default: the model's output")
+    add_token_options(explain)
     explain.add_argument("--weighting", default="auto")
     explain.add_argument("--top-channels", type=int)
     explain.add_argument(
@@ -72,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
         "weighting": options.weighting,
         "top_channels": options.top_channels,
         "preset": options.preset,
+        **token_options_of(options),
     }
     reading = {"image_size": options.image_size, "strict": options.strict}
     first = next(iter(ImageSource(paths, model, batch_size=1, **reading)))

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_embcam.cli.model_file import check_model_file
 from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
+from keras_embcam.cli.token_options import add_token_options, token_options_of
 
 
 def add_command(commands: Any) -> None:
@@ -41,6 +42,7 @@ def add_command(commands: Any) -> None:
     catalogue.add_argument("--images-per-part", type=int, default=256)
     catalogue.add_argument("--conv-layer", help="default: the last convolution")
     catalogue.add_argument("--embedding-layer", help="default: the model's output")
+    add_token_options(catalogue)
     catalogue.add_argument("--weighting", default="auto")
     catalogue.add_argument("--top-channels", type=int)
     catalogue.add_argument(
@@ -83,6 +85,7 @@ def run(options: argparse.Namespace) -> None:
         weighting=options.weighting,
         top_channels=options.top_channels,
         preset=options.preset,
+        **token_options_of(options),
         preprocessing_function=preprocessing_of(options),
         image_size=options.image_size,
         image_column=options.image_column,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_embcam.cli.model_file import check_model_file
+from keras_embcam.cli.token_options import add_token_options, token_options_of
 
 
 def add_command(commands: Any) -> None:
@@ -20,6 +21,7 @@ def add_command(commands: Any) -> None:
     inspect.add_argument("model", metavar="MODEL.keras", type=Path)
     inspect.add_argument("--conv-layer", help="default: the last convolution")
     inspect.add_argument("--embedding-layer", help="default: the model's output")
+    add_token_options(inspect)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -49,6 +51,7 @@ def run(options: argparse.Namespace) -> None:
     print(trial.list_candidates(2, num_listed=None))
     print()
     named = {x: getattr(options, x) for x in ("conv_layer", "embedding_layer")}
+    named |= token_options_of(options)
     view = Method(weighting=AUTO, **named).look(model)
     print(f"for images of {_times(view.image_size)}:")
     print(describe_view(view))

@@ -1,6 +1,6 @@
 """A method of explanation to compare: a row of the table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any
 
@@ -38,6 +38,8 @@ class ComparedMethod(Method):
         embedding_layer: name, path or object of a layer, or None.
         preset: a name that stands for layers and weighting, in place of `weighting`
             and `top_channels`; or None.
+        token_grid: (h, w) of the patches among a transformer's tokens; None to find it.
+        num_prefix_tokens: tokens before the patches; None to find it.
         resize: must be True: maps are measured at the size of the images.
         normalize: must be True: maps are measured divided by their maximum.
         box_threshold: share of the maximum that boxes are found above, or "otsu";
@@ -113,6 +115,12 @@ class ComparedMethod(Method):
     def core(self) -> Method:
         """What is explained and how, without a name and a proxy; can be compared."""
         return Method(**{x.name: getattr(self, x.name) for x in fields(Method)})
+
+    @property
+    def place(self) -> Hashable:
+        """Layers, embedding and tokens: methods with the same ones share a run."""
+        tokens = self.token_grid, self.num_prefix_tokens
+        return self.layers, self.embedding_layer, *tokens
 
     @property
     def explains_proxy(self) -> bool:

@@ -119,7 +119,7 @@ def prepare_methods(
     found, notes = get_methods(methods), []
     unlabelled = [method.name for method in found if method.needs_labels]
     if unlabelled and "label" not in keys:
-        if methods is not DEFAULT_METHODS:
+        if {method.name for method in found} != set(DEFAULT_METHODS):
             raise ValueError(
                 'These methods need examples with a "label" (n,): '
                 f"{unlabelled}. Add it, or leave these methods out. Received examples "

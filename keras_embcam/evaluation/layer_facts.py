@@ -8,7 +8,6 @@ import numpy as np
 from keras import tree
 
 from keras_embcam.evaluation.compared_method import ComparedMethod
-from keras_embcam.network.view import ModelView
 
 
 class LayerFacts(NamedTuple):
@@ -34,9 +33,9 @@ def look_at_layers(
     known: dict[Any, LayerFacts] = {}
     facts: list[LayerFacts | None] = []
     for method in methods:
-        key = method.layers, method.embedding_layer
+        key = method.place
         if method.explains_proxy and key not in known:
-            view = ModelView(model, *key, images)
+            view = method.look(model, images)
             activations = tree.flatten(view.record(images[:1]).activations)
             known[key] = LayerFacts(
                 tree.flatten(view.conv_layer),

@@ -58,13 +58,17 @@ class Context:
         self.num_sampled = num_sampled
         self.first_batch = next(iter(stream))
         explaining = [x for x in self.methods if x.explains_proxy]
+        tokens: dict[str, Any] = {}
         if explaining:
             embedding_layer = explaining[0].embedding_layer
+            tokens["token_grid"] = explaining[0].token_grid
+            tokens["num_prefix_tokens"] = explaining[0].num_prefix_tokens
         # The layer of a method, if one is named, so that no other has to be searched.
         layers = [x.conv_layer for x in explaining if not isinstance(x.layers, tuple)]
         self.embedding_method = Method(
             conv_layer=next((x for x in layers if x is not None), None),
             embedding_layer=embedding_layer,
+            **tokens,
         )
 
     @cached_property

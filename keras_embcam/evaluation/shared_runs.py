@@ -71,8 +71,7 @@ def explain_with_all(
     families: dict[Any, list[int]] = {}
     for number, method in enumerate(methods):
         if method.explains_proxy:
-            key = method.layers, method.embedding_layer
-            families.setdefault(key, []).append(number)
+            families.setdefault(method.place, []).append(number)
         else:
             yield number, _make_own_maps(model, method, images)
     for numbers in families.values():
@@ -84,6 +83,8 @@ def explain_with_all(
             conv_layer=first.conv_layer,
             embedding_layer=first.embedding_layer,
             preset=first.preset,
+            token_grid=first.token_grid,
+            num_prefix_tokens=first.num_prefix_tokens,
         )
         maps, fields = run_once(
             model, images, layers, compute_maps, plans, proxies=vectors
