@@ -130,7 +130,7 @@ def explain(
             find it by changing parts of noise images.
         num_prefix_tokens: class, distillation and register tokens before the patches;
             None to find it.
-        details: True to return embeddings, scores and images too.
+        details: True to return embeddings, scores, images and more too.
         preprocessing_function: applied to each batch of images before the model, where
             that does not scale them itself, such as
             `keras.applications.mobilenet_v2.preprocess_input`, or by name:
@@ -206,4 +206,7 @@ def explain(
         [path for batch in batches for path in batch.files or ()]
         if has_files
         else None,
+        None
+        if batches[0].prefix_shares is None
+        else np.concatenate([batch.prefix_shares for batch in batches]),
     )

@@ -11,8 +11,9 @@ from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import run_batches
+from keras_embcam.running.details import explain_in_detail
 from keras_embcam.running.image_batches import ImageSource
-from keras_embcam.running.one_batch import embed_images, explain_images
+from keras_embcam.running.one_batch import embed_images
 from keras_embcam.weightings import Weighting
 
 
@@ -108,15 +109,17 @@ def explain_batches(
     chooser = ProxyChooser(
         proxies, labels, class_proxies, target_class, source.num_images
     )
-    batches = run_batches(model, source, method, explain_images, chooser=chooser)
+    batches = run_batches(model, source, method, explain_in_detail, chooser=chooser)
 
     def explanations() -> Iterator[Explanation]:
         bar = keras.utils.Progbar(source.num_images, verbose=verbose, unit_name="image")
         num_seen = 0
-        for batch, (embeddings, heatmaps, scores) in batches:
+        for batch, (embeddings, heatmaps, scores, *shares) in batches:
             num_seen += len(embeddings)
             bar.update(num_seen)
-            yield Explanation(heatmaps, embeddings, scores, batch.images, batch.files)
+            yield Explanation(
+                heatmaps, embeddings, scores, batch.images, batch.files, *shares
+            )
         if source.num_images != num_seen:  # unknown, or some could not be read
             bar.update(num_seen, finalize=True)
 

@@ -21,6 +21,11 @@ class Explanation(NamedTuple):
         images: (n, H, W, c) as given or read, before `preprocessing_function`.
         files: n paths where the images come from files, without those that could not
             be read; else None.
+        prefix_shares: (n,) float32 in [0, 1], or (n, m), for a transformer with tokens
+            that are no patches (class, distillation and register tokens): the share
+            of the gradient's length that falls on them, the mean over the explained
+            layers. No map shows it: where it is high, the patches are a small part
+            of the story. Else None.
     """
 
     heatmaps: np.ndarray
@@ -28,6 +33,7 @@ class Explanation(NamedTuple):
     scores: np.ndarray
     images: Any
     files: list[Path] | None = None
+    prefix_shares: np.ndarray | None = None
 
     def plot(self, ax: Any = None, indices: Any = None) -> Any:
         """Show the heat over the images on matplotlib's axes.

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.choose_maps import MapChooser
+from keras_embcam.network.feature_map import share_on_other_tokens
 from keras_embcam.network.feature_maps import FeatureMaps, Scales, TokenBlocks
 from keras_embcam.network.front import Fronts
 from keras_embcam.network.hooks import leave_unchanged
@@ -45,11 +46,14 @@ class Recording(NamedTuple):
         pull_back: maps a float32 cotangent (n, d) on the embeddings to its gradient
             at the activations, of their shape and structure. Differentiates only
             the part of the model behind the layers; may be called many times.
+        pull_back_and_share: the same, with the share (n,) of the gradient's length on
+            tokens that are no patches; None where there are none.
     """
 
     activations: Any
     embeddings: Tensor
     pull_back: Callable[[Tensor], Any]
+    pull_back_and_share: Callable[[Tensor], tuple[Any, Tensor]] | None = None
 
 
 class ModelView:
@@ -229,10 +233,17 @@ class ModelView:
                 ]
             )
 
+        def pull_back_and_share(cotangents: Tensor) -> tuple[Any, Tensor]:
+            whole = run.pull_back(cotangents)
+            shares = share_on_other_tokens(self._maps, whole, image_size)
+            return arrange(whole), shares
+
+        has_others = any(x.has_other_tokens for x in self._maps)
         return Recording(
             arrange(run.outputs),
             ops.cast(run.embeddings, "float32"),
             lambda cotangents: arrange(run.pull_back(cotangents)),
+            pull_back_and_share if has_others else None,
         )
 
     def _as_chosen(self, values: list[Any]) -> Any:

@@ -1,5 +1,6 @@
 """From a recorded run of a model and its proxies to heatmaps and scores."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,11 @@ HEADROOM = 2.0**-8
 
 
 def explain_images(
-    view: ModelView, images: Any, proxies: Any, method: Method
+    view: ModelView,
+    images: Any,
+    proxies: Any,
+    method: Method,
+    compute: Callable[..., Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``(embeddings, heatmaps, scores)``, in eager and in graph code.
 
@@ -42,6 +47,7 @@ def explain_images(
         images: as the model takes them.
         proxies: None, an array, or a function of the embeddings; see `EmbeddingCAM`.
         method: how heatmaps are made.
+        compute: in place of `compute_heatmaps`.
 
     Returns:
         Raw embeddings (n, d), heatmaps (n, H, W) or (n, m, H, W), and the scores
@@ -55,7 +61,7 @@ def explain_images(
     recording = view.record(images)
     embeddings = recording.embeddings
     proxies = resolve_proxies(view, recording, proxies)
-    heatmaps = compute_heatmaps(
+    heatmaps = (compute or compute_heatmaps)(
         recording, proxies, method.weigh_for(view.makes_tokens), method.top_channels
     )
     if method.resize:
