@@ -1,9 +1,11 @@
-"""Which layer is explained by default in KerasHub's networks, with random weights."""
+"""Which layers are explained by default in KerasHub's networks, with random weights."""
 
 import keras
 import pytest
 from keras import layers
 
+from keras_embcam.network.feature_maps import TokenBlocks
+from keras_embcam.network.trial_run import enclosing_paths, list_operations
 from keras_embcam.network.view import ModelView
 
 models = pytest.importorskip("keras_hub").models
@@ -55,29 +57,38 @@ def dino(version: int, num_registers: int = 0) -> keras.Model:
 
 
 def clip(name: str) -> keras.Model:
-    """Return the vision encoder of a dual encoder with its projection."""
-    encoder = getattr(models, name)(
+    """Return the image tower of a dual encoder with its pooler and projection."""
+    vision = getattr(models, f"{name}VisionEncoder")(
         patch_size=8, intermediate_dim=32, image_shape=(SIZE, SIZE, 3), **SMALL
     )
-    return keras.Model(
-        encoder.inputs, layers.Dense(6, use_bias=False)(encoder.output[:, 0])
+    text = getattr(models, f"{name}TextEncoder")(
+        vocabulary_size=8,
+        embedding_dim=8,
+        hidden_dim=8,
+        num_layers=1,
+        num_heads=1,
+        intermediate_dim=8,
+        max_sequence_length=4,
     )
+    both = getattr(models, f"{name}Backbone")(vision, text, projection_dim=6)
+    images = keras.Input((SIZE, SIZE, 3))
+    return keras.Model(images, both.get_vision_embeddings(images))
 
 
 def siglip() -> keras.Model:
-    """Return the vision encoder, which pools by attention."""
+    """Return the vision encoder of SigLIP and SigLIP 2, which pools by attention."""
     return models.SigLIPVisionEncoder(
         patch_size=8, intermediate_dim=32, image_shape=(SIZE, SIZE, 3), **SMALL
     )
 
 
 def swin() -> keras.Model:
-    """Return a Swin of three stages, the last one of 4 x 4 tokens."""
+    """Return a Swin of two stages, the last one of 4 x 4 tokens."""
     backbone = models.SwinTransformerBackbone(
-        image_shape=(64, 64, 3),
+        image_shape=(SIZE, SIZE, 3),
         embed_dim=8,
-        depths=[2, 2, 2],
-        num_heads=[2, 2, 2],
+        depths=[2, 2],
+        num_heads=[2, 2],
         window_size=2,
     )
     pooled = layers.GlobalAveragePooling1D()(backbone.output)
@@ -101,43 +112,42 @@ def mit() -> keras.Model:
     return keras.Model(backbone.inputs, layers.Dense(5)(pooled))
 
 
-# name: how it is made, the layer that is chosen, its grid, tokens before the patches
+# name: how it is made, the first and the last of the layers that are explained, how
+# many they are, their grid, and the tokens before the patches
+VIT = "vit_encoder/transformer_block_1/ln_1"
+DINO = ("encoder/layers_0/norm1", "encoder/layers_2/norm1")
+CLIP = ("encoder_block_0/layer_norm_1", "encoder_block_2/layer_norm_1")
+DEIT = (
+    "deit_encoder/transformer_block_1/ln_1",
+    "deit_encoder/transformer_block_3/ln_1",
+)
 NETWORKS = {
-    "ViT, class token": (vit, "vit_encoder/transformer_block_3/ln_1", (4, 4), 1),
-    "ViT, pooled": (lambda: vit("gap"), "vit_encoder/ln", (4, 4), 1),
-    "ViT, no class token": (pooled_vit, "vit_encoder/ln", (4, 8), 0),
-    "DeiT": (deit, "deit_encoder/transformer_block_3/ln_1", (4, 4), 2),
-    "DINOv2": (lambda: dino(2), "encoder/layers_2/norm1", (4, 4), 1),
-    "DINOv2, registers": (lambda: dino(2, 4), "encoder/layers_2/norm1", (4, 4), 5),
-    "DINOv3": (lambda: dino(3, 4), "encoder/layers_2/norm1", (4, 4), 5),
-    "CLIP": (
-        lambda: clip("CLIPVisionEncoder"),
-        "encoder_block_2/layer_norm_1",
-        (4, 4),
-        1,
-    ),
-    "MetaCLIP 2": (
-        lambda: clip("MetaCLIP2VisionEncoder"),
-        "encoder_block_2/layer_norm_1",
-        (4, 4),
-        1,
-    ),
-    "SigLIP": (siglip, "post_layer_norm", (4, 4), 0),
-    "Swin": (swin, "norm", (4, 4), 0),
-    "MiT": (mit, "layer_normalization", (4, 4), 0),
+    "ViT, class token": (vit, VIT, VIT.replace("1", "3", 1), 3, (4, 4), 1),
+    "ViT, pooled": (lambda: vit("gap"), VIT, "vit_encoder/ln", 4, (4, 4), 1),
+    "ViT, no class token": (pooled_vit, VIT, "vit_encoder/ln", 4, (4, 8), 0),
+    "DeiT": (deit, *DEIT, 3, (4, 4), 2),
+    "DINOv2": (lambda: dino(2), *DINO, 3, (4, 4), 1),
+    "DINOv2, registers": (lambda: dino(2, 4), *DINO, 3, (4, 4), 5),
+    "DINOv3": (lambda: dino(3, 4), *DINO, 3, (4, 4), 5),
+    "CLIP": (lambda: clip("CLIP"), *CLIP, 3, (4, 4), 1),
+    "MetaCLIP 2": (lambda: clip("MetaCLIP2"), *CLIP, 3, (4, 4), 1),
+    "SigLIP": (siglip, "encoder_block_0/layer_norm1", "post_layer_norm", 4, (4, 4), 0),
+    "Swin": (swin, "stage_1/blocks_0/norm1", "norm", 3, (4, 4), 0),
+    "MiT": (mit, "hierarchical_encoder_1_0/", "layer_normalization", 3, (4, 4), 0),
 }
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
-def network(request: pytest.FixtureRequest) -> tuple:
-    make, *expected = NETWORKS[request.param]
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_layers(name: str) -> None:
+    make, first, last, num_layers, grid, num_prefix = NETWORKS[name]
     keras.utils.set_random_seed(0)
-    return make(), *expected
-
-
-def test_the_layer(network: tuple) -> None:
-    model, layer, grid, num_prefix = network
-    view = ModelView(model)
-    assert layer in view.conv_layer
+    model = make()
+    # As of `explain(model, images)`; the last one is what a weighting by name explains.
+    view = ModelView(model, TokenBlocks(needs_tokens=False))
+    assert first in view.conv_layer[0] and last in view.conv_layer[-1]
     assert view.map_size == grid
-    assert view.num_prefix_tokens == num_prefix
+    assert view.num_prefix_tokens == [num_prefix] * num_layers
+    known = list_operations(model)
+    for path in view.conv_layer:
+        around = [type(known[x]).__name__ for x in (path, *enclosing_paths(path)) if x]
+        assert not any("Attention" in name for name in around)
