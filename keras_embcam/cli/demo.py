@@ -17,9 +17,17 @@ def add_command(commands: Any) -> None:
     demo.add_argument(
         "--loss",
         choices=("triplet", "margin", "proxy_anchor", "proxy_nca"),
-        default="triplet",
+        help="default: triplet, with --backbone vit proxy_anchor",
     )
-    demo.add_argument("--epochs", type=int, help="default: 6 (digits) or 4 (birds)")
+    demo.add_argument(
+        "--backbone",
+        choices=("cnn", "vit"),
+        help="of the digits, a convolutional network or a vision transformer; "
+        "default: cnn",
+    )
+    demo.add_argument(
+        "--epochs", type=int, help="default: 6 (cnn), 8 (vit) or 4 (birds)"
+    )
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument(
         "--data", type=Path, metavar="CUB_FOLDER", help="train on birds instead"
@@ -40,6 +48,8 @@ def run(options: argparse.Namespace) -> None:
 
     if options.weights is not None and options.data is None:
         raise ValueError("--weights is for birds: pass --data CUB_FOLDER too.")
+    if options.backbone is not None and options.data is not None:
+        raise ValueError("--backbone is for digits: leave it or --data out.")
     for path in (options.data, options.weights):
         if path is not None and not path.exists():
             raise ValueError(f"There is no file or folder {str(path)!r}.")
@@ -50,9 +60,9 @@ def run(options: argparse.Namespace) -> None:
             f"The folder {str(options.out)!r} is not empty, and curves of two runs "
             "would mix. Remove it, or pass another one with --out."
         )
-    arguments = {"loss": options.loss, "seed": options.seed}
-    if options.epochs is not None:
-        arguments["epochs"] = options.epochs
+    given = {name: getattr(options, name) for name in ("backbone", "loss", "epochs")}
+    arguments = {name: x for name, x in given.items() if x is not None}
+    arguments["seed"] = options.seed
     if options.data is None:
         run_digits(options.out, **arguments)
     else:

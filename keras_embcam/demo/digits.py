@@ -1,7 +1,8 @@
 """Handwritten digits on photographs: an honest network, and one that cheats."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import keras
@@ -11,6 +12,7 @@ from keras import layers
 
 from keras_embcam.datasets import digit_scenes
 from keras_embcam.demo.training import EMBEDDING, Row, mean, print_table, train
+from keras_embcam.demo.vit import WIDTH, encode
 from keras_embcam.drawing import draw_boxes, make_grid, overlay_heatmap
 from keras_embcam.explain_at_once import explain
 from keras_embcam.explanation import Explanation
@@ -34,7 +36,12 @@ NETWORKS = {"honest": 0.0, "shortcut": 1.0}
 
 
 def run_digits(
-    out: Path, *, loss: str = "triplet", epochs: int = 6, seed: int = 0
+    out: Path,
+    *,
+    backbone: str = "cnn",
+    loss: str | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
 ) -> list[Row]:
     """Train an honest and a cheating network, compare them, and draw both.
 
@@ -44,14 +51,16 @@ def run_digits(
 
     Args:
         out: folder for a run of each network and the picture `demo.png`.
-        loss: a key of `LOSSES`.
-        epochs: of each training.
+        backbone: a key of `RECIPES`.
+        loss: a key of `LOSSES`; None for that of the recipe.
+        epochs: of each training; None for those of the recipe.
         seed: of scenes, weights and batches.
 
     Returns:
         A row for each network: Recall@1 on clean scenes and on scenes with the
         shortcut, heat and localisation on clean scenes.
     """
+    loss, epochs = loss or RECIPES[backbone].loss, epochs or RECIPES[backbone].epochs
     evaluation = {
         name: digit_scenes(
             NUM_EVALUATION_SCENES,
@@ -66,7 +75,7 @@ def run_digits(
     for name, shortcut in NETWORKS.items():
         print(f"\nTraining the network {name!r}: {epochs} epochs, {loss} loss")
         model = train_on_digits(
-            shortcut, evaluation[name], out / name, loss, epochs, seed
+            shortcut, evaluation[name], out / name, loss, epochs, seed, backbone
         )
         rows.append(evaluate(name, model, evaluation["honest"], evaluation["shortcut"]))
         strips.append(draw_strip(model, evaluation[name]))
@@ -85,6 +94,7 @@ def train_on_digits(
     loss: str,
     epochs: int,
     seed: int,
+    backbone: str = "cnn",
 ) -> keras.Model:
     """Train a small network on scenes with or without the shortcut."""
     scenes = digit_scenes(
@@ -98,17 +108,19 @@ def train_on_digits(
         seed=seed,
     )
     keras.utils.set_random_seed(seed)
+    recipe = RECIPES[backbone]
     images = keras.Input(scenes["image"].shape[1:])
     return train(
         images,
-        make_embeddings(images),
+        recipe.make_embeddings(images),
         batches,
         validation,
         num_classes=len(TRAIN_CLASSES),
         log_dir=log_dir,
         loss=loss,
         epochs=epochs,
-        learning_rate=3e-3,
+        learning_rate=recipe.learning_rate,
+        warmup_share=recipe.warmup_share,
     )
 
 
@@ -121,10 +133,50 @@ def make_embeddings(images: Any) -> Any:
     return layers.Dense(32, name=EMBEDDING)(layers.GlobalAveragePooling2D()(x))
 
 
+def make_vit_embeddings(images: Any) -> Any:
+    """As `make_embeddings`, by a vision transformer on 8 x 8 patches.
+
+    Convolutions make the patches: with them a transformer learns from few images (Xiao
+    et al., NeurIPS 2021).
+    """
+    x = layers.Rescaling(1 / 127.5, -1)(images)
+    for num_filters in (12, 24):
+        x = convolve(x, num_filters, stride=2)
+    patches = layers.Conv2D(WIDTH, 2, 2, name="patches")(x)
+    return layers.Dense(32, name=EMBEDDING)(
+        encode(layers.Reshape((-1, WIDTH))(patches))
+    )
+
+
 def convolve(x: Any, num_filters: int, stride: int = 1) -> Any:
     """Return the rectified, normalised convolution of symbolic activations."""
     x = layers.Conv2D(num_filters, 3, stride, padding="same", use_bias=False)(x)
     return layers.ReLU()(layers.BatchNormalization()(x))
+
+
+class Recipe(NamedTuple):
+    """How a kind of network is made and trained.
+
+    Attributes:
+        make_embeddings: of symbolic images.
+        loss: a key of `LOSSES`.
+        epochs: to train.
+        learning_rate: of Adam.
+        warmup_share: of the training in which it rises from zero.
+    """
+
+    make_embeddings: Callable[[Any], Any]
+    loss: str
+    epochs: int
+    learning_rate: float
+    warmup_share: float
+
+
+# A transformer hardly learns from semi-hard triplets in so few steps.
+RECIPES = {
+    "cnn": Recipe(make_embeddings, "triplet", 6, 3e-3, 0.0),
+    "vit": Recipe(make_vit_embeddings, "proxy_anchor", 8, 2e-3, 0.1),
+}
 
 
 def evaluate(name: str, model: keras.Model, clean: Examples, shortcut: Examples) -> Row:

@@ -43,6 +43,7 @@ def train(
     loss: str,
     epochs: int,
     learning_rate: float,
+    warmup_share: float = 0.0,
 ) -> keras.Model:
     """Train a network of metric learning with the logger on.
 
@@ -56,6 +57,7 @@ def train(
         loss: a key of `LOSSES`.
         epochs: to train.
         learning_rate: of Adam, falling to zero along a cosine.
+        warmup_share: of the training in which the rate rises from zero first.
 
     Returns:
         The trained model.
@@ -68,8 +70,13 @@ def train(
     if takes_similarities:
         outputs = Proxies(num_classes, name="proxies")(embeddings)
     model = keras.Model(images, outputs)
+    num_steps = epochs * len(batches)
+    num_rising = int(warmup_share * num_steps)
     schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate, epochs * len(batches)
+        0.0 if num_rising else learning_rate,
+        num_steps - num_rising,
+        warmup_target=learning_rate if num_rising else None,
+        warmup_steps=num_rising,
     )
     model.compile(keras.optimizers.Adam(schedule), make_loss())
     model.fit(
