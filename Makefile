@@ -5,7 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 WHEEL := $(CURDIR)/build/wheel
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test slow lint wheel browser witnesses peers bench clean
+.PHONY: demo test slow lint docs wheel browser witnesses peers bench clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,10 @@ lint: wheel
 	$(BIN)/ruff format --check .
 	cd $(WHEEL) && $(BIN)/mypy --config-file $(CURDIR)/setup.cfg -p keras_embcam
 
+# The guide, into build/site. Strict: a broken link or a name without docstring fails.
+docs: wheel
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 # From outside the checkout, so that the wheel is what is tested.
 PYTEST := cd $$(mktemp -d) && PYTHONPATH=$(WHEEL) $(BIN)/pytest -c $(CURDIR)/setup.cfg \
 	--rootdir $(CURDIR)
@@ -47,7 +51,7 @@ WITHOUT_NETWORKS := benchmarks catalogue.py cli cost datasets demo drawing \
 NUMERICAL_CORE := $(filter-out $(WITHOUT_NETWORKS:%=$(CURDIR)/tests/test_%%), \
 	$(wildcard $(CURDIR)/tests/test_*.py))
 
-test: lint browser
+test: lint docs browser
 	$(PYTEST) -m "not slow" -n 2 --dist loadscope $(CURDIR)/tests $(PYTEST_ARGS)
 	export TF_ENABLE_ONEDNN_OPTS=$(OTHER_ONEDNN) && \
 		$(PYTEST) -m "not slow" -n 2 --dist loadscope $(NUMERICAL_CORE)

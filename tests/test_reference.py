@@ -1,0 +1,106 @@
+"""The reference shows every public name, and every public name says what it is."""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# What users do not import from.
+INTERNAL = {
+    "_version",
+    "__main__",
+    "cli",
+    "demo",
+    "embedding_cam",
+    "explaining",
+    "explaining_batches",
+    "explanation",
+    "keras_private",
+    "method",
+    "nearest_neighbors",
+    "network",
+    "running",
+    "showing",
+    "tab_format",
+    "tensorboard",
+    "unit_vectors",
+}
+# As the filters of mkdocs.yml.
+CALLED_BY_KERAS = re.compile(
+    "build|call|compute_output_|get_config|from_config|on_|update_state|result|reset_"
+)
+SHOWN = {
+    module
+    for page in (ROOT / "docs" / "reference").glob("*.md")
+    for module in re.findall(r"<!-- names of ([\w.]+)", page.read_text())
+}
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    path = ROOT / "docs" / "site_hooks.py"
+    specification = importlib.util.spec_from_file_location("site_hooks", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_every_public_module_has_a_place():
+    files = [*(ROOT / "keras_embcam").glob("*.py")]
+    files += [x.parent for x in (ROOT / "keras_embcam").glob("*/__init__.py")]
+    parts = {x.stem for x in files if x.name != "__init__.py"}
+    public = {f"keras_embcam.{x}" for x in (parts | {"callbacks"}) - INTERNAL}
+    assert SHOWN == public | {"keras_embcam", "keras_embcam.losses.addons"}
+
+
+@pytest.mark.parametrize("module", sorted(SHOWN))
+def test_every_public_name_has_a_docstring(module, hooks):
+    found = hooks.find_names(module)
+    assert found
+    for name in found:
+        value = getattr(importlib.import_module(module), name)
+        if not (inspect.isroutine(value) or inspect.isclass(value)):
+            continue  # a table such as METHODS, or the name of a type
+        assert len(value.__doc__ or "") > 30, name
+        for part, member in vars(value).items() if inspect.isclass(value) else ():
+            is_method = inspect.isfunction(member) or isinstance(member, property)
+            if is_method and part[0] != "_" and not CALLED_BY_KERAS.match(part):
+                assert inspect.getdoc(member), f"{name}.{part}"
+
+
+def test_every_error_is_in_a_group(hooks, caplog):
+    text = hooks.list_errors()
+    assert not caplog.records
+    for words in (
+        "has a fixed length: it is normalised",
+        "was built inside a `keras.RematScope`",
+        "Pass `output_signature` to `from_generator`",
+        "seems to take another range",
+    ):
+        assert words in text
+    assert text.count("\n- ") > 300
+
+
+def test_messages_are_read_as_they_are_raised(hooks):
+    tree = ast.parse(
+        """
+def explain_it(x):
+    return f"It must be {x} and not less"
+
+def check(value):
+    if value < 0:
+        raise ValueError("`value` must be " + f"at least 0. Received: {value!r}")
+    warnings.warn(explain_it(3))
+    raise TypeError(message)
+"""
+    )
+    found = hooks.find_messages(tree, hooks.find_spellers([tree]))
+    assert set(found) == {
+        "`value` must be at least 0. Received: …",
+        "It must be … and not less",
+    }
