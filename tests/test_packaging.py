@@ -32,6 +32,13 @@ def test_every_module_is_in_the_installed_package(package):
     assert modules <= {x.name for x in installed.glob("*.py")}
 
 
+def test_the_page_of_the_tab_is_in_the_installed_package():
+    installed = Path(importlib.import_module("keras_embcam.tensorboard").__file__)
+    files = {x.name for x in (ROOT / "keras_embcam/tensorboard/static").iterdir()}
+    assert "index.js" in files
+    assert files == {x.name for x in (installed.parent / "static").iterdir()}
+
+
 def test_the_version_is_that_of_the_metadata():
     import keras_embcam
 

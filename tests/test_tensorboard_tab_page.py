@@ -1,6 +1,7 @@
 """What a person sees of the tab: in TensorBoard, and in a report from the disk."""
 
 import base64
+import dataclasses
 import json
 import os
 import re
@@ -103,8 +104,8 @@ def tensorboard(made):
         wait_for_runs(f"http://127.0.0.1:{port}", made[0])
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.terminate()
-        server.wait(10)
+        server.kill()
+        server.wait()
 
 
 @pytest.fixture(scope="module", params=["page", "report"])
@@ -407,6 +408,7 @@ def test_one_example_shows_all_epochs_and_its_matches(tab, made):
     assert frames == ["match right" if x else "match wrong" for x in right]
     tab.locate(".pair canvas").nth(1).wait_for()
     assert tab.locate(".pair canvas").count() == 2
+    assert not tab.locate("text=Heat of the pair is logged for").count()
     tab.keep("detail")
     cells.nth(2).click()
     tab.settle()
@@ -418,6 +420,26 @@ def test_one_example_shows_all_epochs_and_its_matches(tab, made):
     tab.button("Back to all examples (Esc)").click()
     tab.settle()
     assert not tab.locate(".detail").is_visible()
+
+
+def test_where_the_log_has_no_heat_of_a_pair_it_is_said(open_page, tab_logs, tmp_path):
+    run = tab_logs.Run(20, 1)
+    update = run.make_update(0)
+    kept, left_out = update.pair_examples[:2]
+    few = {"pair_examples": [kept], "pair_maps": update.pair_maps[:, :1]}
+    writer = tab_logs.EventFileWriter(str(tmp_path))
+    for tag, written in [
+        (tab_format.EXAMPLES_TAG, run.examples),
+        (tab_format.UPDATES_TAG, dataclasses.replace(update, **few)),
+    ]:
+        tab_logs.write_blobs(writer, tag, 0, written.to_blobs())
+    writer.close()
+    tab = open_page(tmp_path)
+    name = urllib.parse.quote(run.examples.names[left_out])
+    tab.open(f"example={name}").locate("text=Heat of the pair is logged for").wait_for()
+    assert tab.locate(".pair").count() == 0
+    name = urllib.parse.quote(run.examples.names[kept])
+    tab.open(f"example={name}").locate(".pair canvas").nth(1).wait_for()
 
 
 def test_the_table_of_classes_is_that_of_numpy(tab, made):
@@ -510,7 +532,11 @@ def bring_view_back(tab):
     tab.settle()
     names = tab.names()
     tab.locate(".card").first.click()
-    tab.page.wait_for_timeout(400)  # the address follows a little later
+    # The address follows a little later.
+    tab.page.wait_for_function(
+        "() => decodeURIComponent(location.hash).includes('example=')",
+        timeout=PATIENCE,
+    )
     title = tab.locate(".detail h2").inner_text()
     address = tab.page.url
     tab.page.goto("about:blank")
@@ -611,33 +637,12 @@ def test_of_many_runs_some_are_chosen(open_page, tab_logs, tmp_path):
     tab.keep("many")
 
 
-def test_a_thousand_examples_at_fifty_epochs_are_quick(open_page, tab_logs, tmp_path):
-    for number in range(2):
-        run = tab_logs.Run(1000, 50, 1 - 0.6 * number, seed=number, size=96)
-        run.write(tmp_path / f"run{number}")
-    tab = open_page(tmp_path)
-    tab.open("step=0").wait_for_cards()
-    begin = time.perf_counter()
-    tab.open("step=1").wait_for_cards()
-    first_view = time.perf_counter() - begin
-    tab.page.wait_for_timeout(3000)  # the maps of all steps are read meanwhile
-    steps = tab.frame.evaluate(
-        """async () => {
-          const slider = document.querySelector('.track input');
-          const times = [];
-          for (let step = 10; step < 40; step++) {
-            const begin = performance.now();
-            slider.value = step;
-            slider.dispatchEvent(new Event('input'));
-            await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-            times.push(performance.now() - begin);
-          }
-          return times;
-        }"""
-    )
-    print(f"first view {first_view:.2f} s, slider step {np.median(steps):.0f} ms")
+def test_of_a_thousand_examples_those_in_sight_are_drawn(open_page, tab_logs, tmp_path):
+    tab_logs.Run(1000, 1, size=16).write(tmp_path)
+    tab = open_page(tmp_path).open()
+    tab.wait_for_cards()
     assert len(tab.names()) == 1000
-    assert tab.locate(".card").count() < 100  # only those in sight are kept
+    assert tab.locate(".card").count() < 100
 
 
 # The last one: it writes beside the runs that the others look at.
@@ -652,8 +657,8 @@ def test_tensorboards_reload_brings_new_runs_and_epochs(
         seen = tab.locate(".run", has_text="z/growing")
         if last != "0":
             seen = tab.locate(".step b", has_text=last)
-        for _ in range(20):  # until TensorBoard has read what was written
-            time.sleep(3)
+        for _ in range(60):  # until TensorBoard has read what was written
+            time.sleep(1)
             tab.page.locator("app-header-reload button").click()
             tab.locate(".app[aria-busy=false]").wait_for(timeout=PATIENCE)
             if seen.count():

@@ -1,11 +1,11 @@
 // Which examples are shown, and in which order.
 
 export const SORTS = [
-  ["ratio", "lowest ratio first"],
-  ["high", "highest ratio first"],
-  ["fall", "largest fall of the ratio"],
+  ["ratio", "worst: least heat on the object"],
+  ["high", "best: most heat on the object"],
+  ["fall", "largest fall of that heat"],
   ["similarity", "most similar wrong match"],
-  ["difference", "largest difference"],
+  ["difference", "largest difference of the runs"],
   ["label", "label"],
   ["name", "as logged"],
 ];

@@ -47,7 +47,7 @@ export class Classes {
       const style = several ? `color: ${run.color}` : "";
       const kept = run === app.lead ? "" : i;
       return [
-        column(`ratio${kept}`, "ratio", style),
+        column(`ratio${kept}`, "heat", style),
         column(`recall${kept}`, "R@1", style),
       ];
     });

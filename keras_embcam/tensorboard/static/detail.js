@@ -61,7 +61,7 @@ export class Detail {
     const runs = app.runs.filter((run) => run.numbers.has(name));
     this.element.hidden = !name;
     if (!name) return;
-    this.title.textContent = name;
+    this.title.textContent = /^\d+$/.test(name) ? `example ${name}` : name;
     const at = this.body.querySelector(".strip")?.scrollLeft ?? 0;
     this.paints = [];
     fill(this.body, ...runs.map((run) => this.drawRun(run, run.numbers.get(name))));
@@ -152,7 +152,7 @@ export class Detail {
         {
           class: "cell",
           "aria-current": step === now ? "step" : null,
-          title: `${step}: ratio ${share(run.ratio(number, step))}`,
+          title: `${step}: heat on the object ${share(run.ratio(number, step))}`,
           onclick: () => app.goTo(app.steps.indexOf(step)),
         },
         this.picture(run, number, SMALL, step, undefined, {
@@ -196,7 +196,8 @@ export class Detail {
       h("h4", {}, "Nearest examples"),
       h("div", { class: "matches" }, ...cells),
     ];
-    const pair = matches[0].right === false ? run.pairAt(app.step, number) : null;
+    const pairs = matches[0].right === false ? run.pairsAt(app.step) : null;
+    const pair = pairs?.get(number);
     if (pair) {
       const options = { found: false, truth: false };
       const heat = (i) => ({ ...pair, data: pair.maps[i] });
@@ -210,6 +211,9 @@ export class Detail {
           this.picture(run, matches[0].number, this.match, app.step, heat(1), options),
         ),
       );
+    } else if (pairs?.size) {
+      const rule = "Heat of the pair is logged for the most similar wrong matches only.";
+      blocks.push(h("p", { class: "soft" }, rule));
     }
     return h("div", { class: "neighbors" }, ...blocks);
   }

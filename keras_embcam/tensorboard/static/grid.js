@@ -147,7 +147,7 @@ export function figuresOf(app, name) {
     const ratio = run.ratio(number, app.step);
     ratios.push(ratio);
     const match = run.firstMatch(number, app.step);
-    const parts = [`${run.title}: ratio ${share(ratio)}`];
+    const parts = [`${run.title}: heat on the object ${share(ratio)}`];
     const shown = [];
     const isLead = run === app.lead;
     if (isLead && app.view.sort === "fall") {

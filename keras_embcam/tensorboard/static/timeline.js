@@ -4,6 +4,7 @@ import { fill, h, share } from "./dom.js";
 
 const CURVES = [
   ["mean_ratio", "heat on the object", ""],
+  ["uniform_ratio", "if spread evenly", "1 4"],
   ["recall_at_1", "Recall@1", "6 4"],
 ];
 const HEIGHT = 64;
