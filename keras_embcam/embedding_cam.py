@@ -45,10 +45,11 @@ class EmbeddingCAM(keras.layers.Wrapper):
         top_channels: how many channels to keep, those with the highest weights;
             None for all.
         preset: a name that stands for layers and weighting; None for the arguments
-            above. "localize" finds the object's extent better and costs more: the
-            Grad-CAM map of the last layer refined by the LayerCAM maps of the last
-            layers of the two next finer sizes (`keras_embcam.presets.localize`); a
-            ``conv_layer`` may name others. Its boxes: ``find_boxes(..., "otsu")``.
+            above. "localize" finds the object's extent better and costs more: from
+            the peak of the last layer's Grad-CAM map heat flows through the LayerCAM
+            maps of the last layers of the two next finer sizes
+            (`keras_embcam.presets.localize`); a ``conv_layer`` may name others. Its
+            boxes: ``find_boxes(..., "otsu_4th_root")``.
         resize: True for heatmaps of the size of the images (bilinear, pixel centres
             aligned), False for the size of the activations.
         normalize: True to divide each heatmap by its maximum.

@@ -48,7 +48,7 @@ class Method:
     Example:
 
     >>> Method(preset="localize").box_threshold
-    'otsu'
+    'otsu_4th_root'
     >>> Method(conv_layer=["a", "b"]) == Method(conv_layer=("a", "b"))
     True
     """

@@ -20,6 +20,7 @@ from keras_embcam.catalogue.manifest import write_whole
 from keras_embcam.catalogue.source import Part, Source, list_parts, read_items
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.metrics import heatmap_ratio_in_boxes
+from keras_embcam.presets import get_preset
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 pa = pytest.importorskip("pyarrow", reason="the extra [ray] is not installed")
@@ -420,7 +421,7 @@ class TestModels:
         paths = sorted(photographs.iterdir())
         heatmaps = explain(model, paths, preset="localize")
         rows = read_rows(tmp_path / "out")
-        boxes = find_boxes(heatmaps, "otsu")
+        boxes = find_boxes(heatmaps, get_preset("localize").box_threshold)
         np.testing.assert_allclose([row["box"] for row in rows], boxes / SIZE)
         assert (boxes != find_boxes(heatmaps)).any()  # or the rule would not show
         small = explain(model, paths, preset="localize", resize=False)

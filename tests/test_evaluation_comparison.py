@@ -232,7 +232,7 @@ def test_boxes_are_found_at_the_methods_own_threshold(network, examples) -> None
         assert row["localization_accuracy"] == pytest.approx(hits.mean())
     expected = curve["y"]["listed"][curve["x"].index(0.3)]
     assert report.rows[0]["localization_accuracy"] == pytest.approx(expected)
-    assert Method("x", preset="localize").find_box_threshold() == "otsu"
+    assert Method("x", preset="localize").find_box_threshold() == "otsu_4th_root"
 
 
 def test_thresholds_chosen_on_another_set_are_used(network, examples) -> None:

@@ -37,6 +37,7 @@ from keras_embcam.evaluation.top_pointing import (
 )
 from keras_embcam.evaluation.weight_randomization import randomize_weights
 from keras_embcam.heatmaps import find_boxes
+from keras_embcam.presets import get_preset
 from keras_embcam.proxies import class_mean, single_point
 
 SIZE, NUM_IMAGES, NUM_SHOWN = 14, 16, 8
@@ -201,6 +202,7 @@ def test_a_preset_keeps_its_layers_and_its_rule_for_boxes(network, examples) -> 
     images, step = examples["image"][rows], round(SIZE / 8)
     shifted = shift_images(images, step, step, fill=images.mean(axis=(0, 1, 2)))
     maps, later = (explain(network, x, preset="localize") for x in (images, shifted))
+    rule = get_preset("localize").box_threshold
     overlaps = {
         threshold: np.nanmean(
             translation_overlap(
@@ -210,10 +212,10 @@ def test_a_preset_keeps_its_layers_and_its_rule_for_boxes(network, examples) -> 
                 size=(SIZE, SIZE),
             )
         )
-        for threshold in ("otsu", 0.2)
+        for threshold in (rule, 0.2)
     }
-    assert row["translation"] == pytest.approx(overlaps["otsu"])
-    assert overlaps["otsu"] != overlaps[0.2]  # or nothing was tested
+    assert row["translation"] == pytest.approx(overlaps[rule])
+    assert overlaps[rule] != overlaps[0.2]  # or nothing was tested
 
 
 def test_noise_and_translation(network, report, shown) -> None:

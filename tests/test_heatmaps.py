@@ -11,6 +11,7 @@ from keras_embcam import heatmaps as module
 from keras_embcam.heatmaps import (
     combine_channels,
     find_boxes,
+    reconstruct_heatmaps,
     resize_heatmaps,
     scale_heatmaps,
 )
@@ -199,15 +200,37 @@ def test_a_uniform_map_gives_the_whole_image() -> None:
     assert find_boxes(np.ones((1, 3, 5))).tolist() == [[0, 0, 5, 3]]
 
 
-def test_otsu_parts_maps_where_scikit_image_does() -> None:
+@pytest.mark.parametrize("rule", ["otsu", "otsu_4th_root"])
+def test_otsu_parts_maps_where_scikit_image_does(rule: str) -> None:
     """Maps of birds, with the thresholds that scikit-image finds for them."""
     maps = np.load(WITNESSES / "bird_heatmaps.npz")["heatmaps"].astype("float32")
-    shares = np.load(WITNESSES / "otsu.npz")["shares"]
-    found = find_boxes(maps, "otsu")
+    shares = np.load(WITNESSES / "otsu.npz")[rule]
+    found = find_boxes(maps, rule)
     for heatmap, share, box in zip(maps, shares, found, strict=True):
         np.testing.assert_array_equal(find_boxes(heatmap[None], float(share))[0], box)
         scaled = heatmap / heatmap.max()
-        assert module._otsu_share(scaled) == pytest.approx(share, abs=1e-6)
+        found_share = module._otsu_share(scaled, module.OTSU_ROOTS[rule])
+        assert found_share == pytest.approx(share, abs=1e-6)
+
+
+def test_reconstruction_is_that_of_scikit_image() -> None:
+    """Maps of birds, flooded from where others are high; see record_reconstruction."""
+    masks = np.load(WITNESSES / "bird_heatmaps.npz")["heatmaps"].astype("float32")
+    expected = np.load(WITNESSES / "reconstruction.npz")["heatmaps"].astype("float32")
+    markers = np.where(masks[::-1] >= 0.8, masks, 0)
+    np.testing.assert_array_equal(reconstruct_heatmaps(markers, masks), expected)
+    assert (expected < masks).mean() > 0.1  # or nothing was held back
+    compiled = tf.function(reconstruct_heatmaps, jit_compile=True)
+    np.testing.assert_array_equal(compiled(markers, masks), expected)
+
+
+def test_heat_flows_round_corners_and_diagonally() -> None:
+    mask = np.float32([[3, 0, 0, 9], [9, 9, 0, 9], [0, 0, 5, 0], [9, 0, 0, 0]])
+    reached = reconstruct_heatmaps(
+        np.float32([[[9] + [0] * 3] + [[0] * 4] * 3]), mask[None]
+    )
+    expected = np.minimum(mask, 3) * (np.arange(16).reshape(4, 4) != 12)
+    np.testing.assert_array_equal(reached[0], expected)
 
 
 @pytest.mark.parametrize("value", [0, np.nan, np.inf])

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from benchmarks.papers import names
 from keras_embcam.evaluation import METHODS, Method, central_box
-from keras_embcam.presets import get_preset
 
 BASELINES = {
     "uniform": names.UNIFORM,
@@ -20,8 +19,8 @@ def make_single_methods(share: float) -> list[Method]:
     Args:
         share: of the central box.
     """
-    # Beside the papers' thresholds, at that of the preset.
-    threshold = get_preset("localize").box_threshold
+    # Beside the papers' thresholds.
+    threshold = "otsu"
     baselines = {x: replace(METHODS[x], name=shown) for x, shown in BASELINES.items()}
     summed = baselines["activation_sum"]
     baselines["activation_sum"] = replace(summed, box_threshold=threshold)

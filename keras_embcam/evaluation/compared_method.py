@@ -42,7 +42,7 @@ class ComparedMethod(Method):
         num_prefix_tokens: tokens before the patches; None to find it.
         resize: must be True: maps are measured at the size of the images.
         normalize: must be True: maps are measured divided by their maximum.
-        box_threshold: share of the maximum that boxes are found above, or "otsu";
+        box_threshold: share of the maximum that boxes are found above, or a rule;
             None for that of the preset, or 0.2.
         num_triplets: how many triplets or pairs of each image are sampled, at most.
         margin: of the triplets, >= 0.

@@ -34,7 +34,7 @@ def box_overlaps(
         heatmaps: (n, H, W) float, >= 0, at the size of the input image.
         boxes: (n, 4), or (n, m, 4) for several; pad with rows of zeros or -1.
         bounding_box_format: as Keras names it, for example "xyxy" or "rel_yxyx".
-        threshold: share of the maximum, in [0, 1), or "otsu"; see `find_boxes`.
+        threshold: share of the maximum, in [0, 1), or a rule; see `find_boxes`.
 
     Returns:
         (n,) float32 array in [0, 1], or NaN.
@@ -98,7 +98,7 @@ def localization_accuracy(
         heatmaps: (n, H, W) float, >= 0, at the size of the input image.
         boxes: (n, 4), or (n, m, 4) for several; pad with rows of zeros or -1.
         bounding_box_format: as Keras names it, for example "xyxy" or "rel_yxyx".
-        threshold: share of the maximum, in [0, 1), or "otsu"; see `find_boxes`.
+        threshold: share of the maximum, in [0, 1), or a rule; see `find_boxes`.
         iou_threshold: in (0, 1].
 
     Returns:
@@ -132,7 +132,7 @@ class LocalizationAccuracy(MeanOverImages):
 
     Args:
         bounding_box_format: as Keras names it, for example "xyxy" or "rel_yxyx".
-        threshold: share of the maximum, in [0, 1), or "otsu"; see `find_boxes`.
+        threshold: share of the maximum, in [0, 1), or a rule; see `find_boxes`.
         iou_threshold: in (0, 1].
         name: of the metric.
         dtype: of its state.
