@@ -30,9 +30,10 @@ lint: wheel
 	$(BIN)/ruff format --check .
 	cd $(WHEEL) && $(BIN)/mypy --config-file $(CURDIR)/setup.cfg -p keras_embcam
 
-# The guide, into build/site. Strict: a broken link or a name without docstring fails.
+# The guide, into build/site. Strict: a broken link fails. Not --quiet, under which MkDocs
+# counts no warnings.
 docs: wheel
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # From outside the checkout, so that the wheel is what is tested.
 PYTEST := cd $$(mktemp -d) && PYTHONPATH=$(WHEEL) $(BIN)/pytest -c $(CURDIR)/setup.cfg \
