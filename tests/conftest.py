@@ -1,13 +1,12 @@
 """Set-up of the test process, and one small network that many tests share."""
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tab_logs as tab_logs_module
 import tensorflow as tf
 
 # Two devices for tf.distribute; TensorFlow takes this only before it is first used.
@@ -97,9 +96,4 @@ def make_parts() -> type[Parts]:
 @pytest.fixture(scope="session")
 def tab_logs() -> ModuleType:
     """Return what makes logs for TensorBoard's tab without a training."""
-    path = Path(__file__).parent / "tab_logs.py"
-    specification = importlib.util.spec_from_file_location("tab_logs", path)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return tab_logs_module

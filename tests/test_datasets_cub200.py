@@ -2,17 +2,14 @@
 
 import doctest
 import importlib
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from builders import BIRDS as CUB
 
 from keras_embcam.datasets import cub200
-
-DATA = os.environ.get("KERAS_EMBCAM_TEST_DATA")
-CUB = Path(DATA or Path(__file__).parents[1] / "../shared/data") / "CUB_mini"
 
 # id, class, split, file, x, y, width, height of the box. Images are 40 high and 80
 # wide. Ids have gaps and are not in the order of the classes' ids.

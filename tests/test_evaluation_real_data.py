@@ -3,12 +3,9 @@
 CUB-200-2011 (Wah et al. 2011) and MobileNetV2; nothing of it is part of the project.
 """
 
-import os
-from pathlib import Path
-
-import keras
 import numpy as np
 import pytest
+from builders import BIRDS, make_bird_network, needs_birds
 
 from keras_embcam import explain
 from keras_embcam.datasets import cub200
@@ -16,16 +13,9 @@ from keras_embcam.evaluation import evaluate
 from keras_embcam.metrics import heatmap_ratio_in_boxes, localization_accuracy
 from keras_embcam.proxies import class_mean
 
-ROOT = Path(__file__).parents[1]
-DATA = ROOT / os.environ.get("KERAS_EMBCAM_TEST_DATA", "../shared/data")
-BIRDS = DATA / "CUB_mini"
-WEIGHTS = DATA / "weights" / "mnv2_inat_bird_dequant_notop.weights.h5"
 NUM_PHOTOS = 24
 
-pytestmark = pytest.mark.skipif(
-    not (BIRDS.is_dir() and WEIGHTS.is_file()),
-    reason=f"no birds and weights in {DATA}: set KERAS_EMBCAM_TEST_DATA",
-)
+pytestmark = needs_birds
 
 
 def scale(images: np.ndarray) -> np.ndarray:
@@ -34,11 +24,7 @@ def scale(images: np.ndarray) -> np.ndarray:
 
 def test_twenty_four_birds() -> None:
     """Figures are those of explain and the metrics; on birds the heat is on them."""
-    backbone = keras.applications.MobileNetV2(
-        input_shape=(224, 224, 3), include_top=False, weights=str(WEIGHTS)
-    )
-    pooled = keras.layers.GlobalAveragePooling2D()(backbone.output)
-    network = keras.Model(backbone.input, pooled)
+    network = make_bird_network()
     birds = cub200(BIRDS, split="second_half", image_size=224)
     birds = birds.shard(len(birds) // NUM_PHOTOS, 0).take(NUM_PHOTOS)
     names = ["uniform", "activation_sum", "single_point", "class_mean"]

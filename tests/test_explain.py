@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
+from two_convolutions import SIZE, WIDTH, make_images, make_model, make_vectors
 
 from keras_embcam import (
     EmbeddingCAM,
@@ -19,25 +20,6 @@ from keras_embcam import (
 )
 from keras_embcam.proxies import from_score, single_point
 from keras_embcam.running import compiled_functions as compiled
-
-SIZE, WIDTH = 10, 4
-
-
-def make_images(num_images: int = 5) -> np.ndarray:
-    random = np.random.default_rng(0)
-    return random.uniform(size=(num_images, SIZE, SIZE, 3)).astype("float32")
-
-
-def make_vectors(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(*shape, WIDTH)).astype("float32")
-
-
-def make_model(activation: str | None = None) -> keras.Model:
-    images = keras.Input((SIZE, SIZE, 3))
-    x = layers.Conv2D(6, 3, activation="relu", name="first")(images)
-    x = layers.Conv2D(6, 3, activation="relu", name="second")(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(images, layers.Dense(WIDTH, activation=activation)(x))
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """Tests of keras_embcam.metrics.heatmap_ratio."""
 
 import doctest
-import os
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from builders import DATA
 
 from keras_embcam.metrics import (
     EmptyMapShare,
@@ -18,8 +17,7 @@ from keras_embcam.metrics import (
 )
 from keras_embcam.metrics import heatmap_ratio as module
 
-DATA = os.environ.get("KERAS_EMBCAM_TEST_DATA")
-PETS = Path(DATA or Path(__file__).parents[1] / "../shared/data") / "pets_mini"
+PETS = DATA / "pets_mini"
 
 
 def ratio_in_boxes(heatmaps, boxes, bounding_box_format: str = "xyxy") -> list:

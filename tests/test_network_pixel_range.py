@@ -1,28 +1,19 @@
 """Tests of keras_embcam.network.pixel_range: images in a wrong range are told of."""
 
-import os
 import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from builders import BIRD_WEIGHTS, BIRDS, needs_birds
 from keras import layers
 
 from keras_embcam import embed, explain
 
-ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("KERAS_EMBCAM_TEST_DATA", ROOT.parent / "shared" / "data"))
-WEIGHTS = DATA / "weights" / "mnv2_inat_bird_dequant_notop.weights.h5"
-FILES = sorted((DATA / "CUB_mini" / "images").glob("*/*.jpg"))[::150]
+FILES = sorted((BIRDS / "images").glob("*/*.jpg"))[::150]
 SIZE = 64
-
-needs_photographs = pytest.mark.skipif(
-    not (FILES and WEIGHTS.is_file()),
-    reason=f"no birds and weights in {DATA}: set KERAS_EMBCAM_TEST_DATA",
-)
 
 
 def photographs(size: int = SIZE) -> np.ndarray:
@@ -159,7 +150,7 @@ def test_a_network_that_was_just_made_is_not_judged() -> None:
         assert not told(model, images) and not told(model, images / 127.5 - 1)
 
 
-@needs_photographs
+@needs_birds
 def test_mobilenet_of_birds_given_files_as_they_are() -> None:
     """Measured before: a correlation of 0.69 with the right maps.
 
@@ -167,7 +158,7 @@ def test_mobilenet_of_birds_given_files_as_they_are() -> None:
     """
     images = photographs(224)
     backbone = keras.applications.MobileNetV2(
-        include_top=False, weights=str(WEIGHTS), input_shape=(224, 224, 3)
+        include_top=False, weights=str(BIRD_WEIGHTS), input_shape=(224, 224, 3)
     )
     pooled = layers.GlobalAveragePooling2D()(backbone.output)
     model = keras.Model(backbone.input, pooled)

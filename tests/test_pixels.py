@@ -2,16 +2,15 @@
 
 import doctest
 import gc
-import os
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from builders import BIRDS, make_bird_network, needs_birds
 from keras import Input, Sequential, layers, ops
 
 from keras_embcam import explain, pixels
@@ -33,11 +32,6 @@ METHODS = [
     deconvnet_gradcam,
 ]
 RULES = [guided_backpropagation, deconvnet]
-DATA = Path(
-    os.environ.get(
-        "KERAS_EMBCAM_TEST_DATA", Path(__file__).parents[1] / "../shared/data"
-    )
-)
 IMAGES = np.random.default_rng(0).normal(size=(5, 6, 6, 2)).astype("float32")
 
 
@@ -380,15 +374,9 @@ def test_normalized_embedding_is_refused(method) -> None:
 
 def make_bird_model(policy: str) -> keras.Model:
     """Return MobileNetV2 with pooled features, trained on birds."""
-    weights = DATA / "weights" / "mnv2_inat_bird_dequant_notop.weights.h5"
     keras.config.set_dtype_policy(policy)
     try:
-        return keras.applications.MobileNetV2(
-            input_shape=(224, 224, 3),
-            include_top=False,
-            pooling="avg",
-            weights=str(weights),
-        )
+        return make_bird_network()
     finally:
         keras.config.set_dtype_policy("float32")
 
@@ -396,17 +384,14 @@ def make_bird_model(policy: str) -> keras.Model:
 @pytest.fixture(scope="module")
 def birds() -> tuple[np.ndarray, np.ndarray]:
     """Return four photographs in [-1, 1], and masks of the boxes of the birds."""
-    folder = DATA / "CUB_mini"
-    if not folder.exists():
-        pytest.skip(f"needs the test data in {folder} (KERAS_EMBCAM_TEST_DATA)")
-    names = (folder / "images.txt").read_text().splitlines()[::230][:4]
+    names = (BIRDS / "images.txt").read_text().splitlines()[::230][:4]
     boxes = dict(
         line.split(maxsplit=1)
-        for line in (folder / "bounding_boxes.txt").read_text().splitlines()
+        for line in (BIRDS / "bounding_boxes.txt").read_text().splitlines()
     )
     images, masks = [], []
     for number, name in map(str.split, names):
-        image = read_image(folder / "images" / name)
+        image = read_image(BIRDS / "images" / name)
         x, y, width, height = np.float64(boxes[number].split())
         rows = (np.arange(224) + 0.5) * image.shape[0] / 224
         columns = (np.arange(224) + 0.5) * image.shape[1] / 224
@@ -416,6 +401,7 @@ def birds() -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), np.stack(masks)
 
 
+@needs_birds
 def test_guided_gradcam_draws_birds(birds, tmp_path) -> None:
     images, masks = birds
     maps = guided_gradcam(make_bird_model("float32"), images)
@@ -428,6 +414,7 @@ def test_guided_gradcam_draws_birds(birds, tmp_path) -> None:
     keras.utils.save_img(tmp_path / "guided_gradcam.png", pictures, scale=False)
 
 
+@needs_birds
 @pytest.mark.slow
 def test_real_network_in_half_precision(birds) -> None:
     """Deconvnet's gradients grow a thousandfold here, beyond float16."""

@@ -3,42 +3,30 @@
 CUB-200-2011 (Wah et al. 2011) and MobileNetV2; nothing of it is part of the project.
 """
 
-import os
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from builders import BIRDS, make_bird_network, needs_birds
 from keras import layers, ops
 
 from keras_embcam import EmbeddingCAM, explain
 from keras_embcam.proxies import class_mean
 
-ROOT = Path(__file__).parents[1]
-DATA = ROOT / os.environ.get("KERAS_EMBCAM_TEST_DATA", "../shared/data")
-BIRDS = DATA / "CUB_mini"
-WEIGHTS = DATA / "weights" / "mnv2_inat_bird_dequant_notop.weights.h5"
 SIZE = 224
 NUM_PHOTOS, NUM_MONTAGES = 124, 16
 
-pytestmark = pytest.mark.skipif(
-    not (BIRDS.is_dir() and WEIGHTS.is_file()),
-    reason=f"no birds and weights in {DATA}: set KERAS_EMBCAM_TEST_DATA",
-)
+pytestmark = needs_birds
 
 
 def make_network(width: int = SIZE, embedding_width: int | None = None) -> keras.Model:
-    """Return MobileNetV2 of birds with its pooled features as the embedding."""
-    backbone = keras.applications.MobileNetV2(
-        input_shape=(SIZE, width, 3), include_top=False, weights=str(WEIGHTS)
-    )
-    features = layers.GlobalAveragePooling2D()(backbone.output)
-    if embedding_width is not None:
-        initializer = keras.initializers.HeNormal(seed=0)
-        dense = layers.Dense(embedding_width, kernel_initializer=initializer)
-        features = dense(features)
-    return keras.Model(backbone.input, features)
+    """Return MobileNetV2 of birds, with another layer behind where a width is given."""
+    network = make_bird_network(SIZE, width)
+    if embedding_width is None:
+        return network
+    initializer = keras.initializers.HeNormal(seed=0)
+    dense = layers.Dense(embedding_width, kernel_initializer=initializer)
+    return keras.Model(network.input, dense(network.output))
 
 
 @pytest.fixture(scope="module")

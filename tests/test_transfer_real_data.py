@@ -3,38 +3,24 @@
 CUB-200-2011 (Wah et al. 2011) and MobileNetV2; nothing of it is part of the project.
 """
 
-import os
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from builders import BIRDS, make_bird_network, needs_birds
 
 from keras_embcam import embed, explain
 from keras_embcam.proxies.triplet_draws import TripletDraws
 from keras_embcam.running.image_files import read_image
 from keras_embcam.transfer import GradWeightDatabase
 
-ROOT = Path(__file__).parents[1]
-DATA = ROOT / os.environ.get("KERAS_EMBCAM_TEST_DATA", "../shared/data")
-BIRDS = DATA / "CUB_mini"
-WEIGHTS = DATA / "weights" / "mnv2_inat_bird_dequant_notop.weights.h5"
 SIZE, NUM_CLASSES, NUM_IMAGES = 224, 4, 6
 
-pytestmark = pytest.mark.skipif(
-    not (BIRDS.is_dir() and WEIGHTS.is_file()),
-    reason=f"no birds and weights in {DATA}: set KERAS_EMBCAM_TEST_DATA",
-)
+pytestmark = needs_birds
 
 
 @pytest.fixture(scope="module")
 def network() -> keras.Model:
-    backbone = keras.applications.MobileNetV2(
-        input_shape=(SIZE, SIZE, 3), include_top=False, weights=str(WEIGHTS)
-    )
-    features = layers.GlobalAveragePooling2D()(backbone.output)
-    return keras.Model(backbone.input, features)
+    return make_bird_network()
 
 
 @pytest.fixture(scope="module")

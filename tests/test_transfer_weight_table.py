@@ -1,31 +1,21 @@
 """Tests of keras_embcam.transfer.weight_table and .compression."""
 
-import builtins
 import warnings
 
 import keras
 import numpy as np
 import pytest
+from builders import hide_module, make_units
 from sklearn.metrics.pairwise import cosine_similarity
 
 from keras_embcam.transfer import GradWeightDatabase
 from keras_embcam.transfer.weight_table import GradWeightTable
 
 
-def make_units(num_entries: int, width: int = 16, num_classes: int = 40, seed: int = 0):
-    """Return unit vectors in clusters, as those of a trained network are."""
-    random = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(num_classes, width))
-    vectors = centres[random.integers(num_classes, size=num_entries)]
-    vectors = vectors + 0.5 * random.normal(size=vectors.shape)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors.astype("float32")
-
-
 def test_exact_search_needs_no_other_library(monkeypatch) -> None:
     """Failed before: a base install has neither, and README's example no answer."""
-    hide(monkeypatch, "sklearn")
-    hide(monkeypatch, "faiss")
+    hide_module(monkeypatch, "sklearn")
+    hide_module(monkeypatch, "faiss")
     table = make_table(make_units(50))
     rows, similarities = table.find(3 * table.embeddings, 2, "exact")
     assert rows[:, 0].tolist() == list(range(50))
@@ -35,7 +25,7 @@ def test_exact_search_needs_no_other_library(monkeypatch) -> None:
 def test_a_base_install_fits_and_explains(monkeypatch) -> None:
     """README's example. Failed before: exact search needed an extra."""
     for module in ("sklearn", "scipy", "faiss", "matplotlib"):
-        hide(monkeypatch, module)
+        hide_module(monkeypatch, module)
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, activation="relu")(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -53,21 +43,10 @@ def test_searches_agree_and_the_missing_one_is_named(monkeypatch) -> None:
     np.testing.assert_array_equal(
         table.find(queries, 3, "faiss")[0], table.find(queries, 3, "exact")[0]
     )
-    hide(monkeypatch, "faiss")
+    hide_module(monkeypatch, "faiss")
     other = make_table(make_units(60))
     with pytest.raises(ImportError, match=r'pip install "keras-embcam\[faiss\]"'):
         other.query(queries, search="faiss")
-
-
-def hide(monkeypatch, module) -> None:
-    real = builtins.__import__
-
-    def refuse(name, *arguments, **options):
-        if name.split(".")[0] == module:
-            raise ImportError(name)
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
 
 
 # Compression
@@ -149,10 +128,10 @@ def test_members_that_cancel_out_are_refused() -> None:
 
 def test_compression_without_scikit_learn(monkeypatch) -> None:
     table = make_table(make_units(30))
-    hide(monkeypatch, "sklearn")
+    hide_module(monkeypatch, "sklearn")
     with pytest.raises(ImportError, match=r'pip install "keras-embcam\[evaluation\]"'):
         table.compress(2)
-    hide(monkeypatch, "faiss")
+    hide_module(monkeypatch, "faiss")
     with pytest.raises(ImportError, match=r'pip install "keras-embcam\[faiss\]"'):
         table.compress(2, library="faiss")
     with pytest.raises(ValueError, match="`library` must be one of .*'sklearn'"):

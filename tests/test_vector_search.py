@@ -1,10 +1,8 @@
 """Tests of keras_embcam.vector_search, against numpy, scikit-learn and faiss."""
 
-import builtins
-import sys
-
 import numpy as np
 import pytest
+from builders import hide_module, make_units
 
 from keras_embcam import vector_search
 from keras_embcam.vector_search import (
@@ -12,16 +10,6 @@ from keras_embcam.vector_search import (
     search_exactly,
     search_with_faiss,
 )
-
-
-def make_units(num_entries: int, width: int = 16, num_classes: int = 40, seed: int = 0):
-    """Return unit vectors in clusters, as those of a trained network are."""
-    random = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(num_classes, width))
-    vectors = centres[random.integers(num_classes, size=num_entries)]
-    vectors = vectors + 0.5 * random.normal(size=vectors.shape)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors.astype("float32")
 
 
 def find_slowly(entries, queries, num_neighbors) -> np.ndarray:
@@ -83,8 +71,8 @@ def test_memory_is_that_of_a_block(monkeypatch) -> None:
 
 def test_it_needs_no_other_library(monkeypatch) -> None:
     """Failed before: a base install has no scikit-learn."""
-    hide(monkeypatch, "sklearn")
-    hide(monkeypatch, "faiss")
+    hide_module(monkeypatch, "sklearn")
+    hide_module(monkeypatch, "faiss")
     units = make_units(10)
     assert search_exactly(units)(units, 1)[:, 0].tolist() == list(range(10))
 
@@ -134,19 +122,6 @@ def test_more_neighbors_than_the_probed_cells_hold() -> None:
 
 
 def test_faiss_missing_is_said_with_what_to_install(monkeypatch) -> None:
-    hide(monkeypatch, "faiss")
+    hide_module(monkeypatch, "faiss")
     with pytest.raises(ImportError, match=r'pip install "keras-embcam\[faiss\]"'):
         search_with_faiss(make_units(50))
-
-
-def hide(monkeypatch, module) -> None:
-    real = builtins.__import__
-
-    def refuse(name, *arguments, **options):
-        if name.split(".")[0] == module:
-            raise ImportError(name)
-        return real(name, *arguments, **options)
-
-    for loaded in [x for x in sys.modules if x.split(".")[0] == module]:
-        monkeypatch.delitem(sys.modules, loaded)
-    monkeypatch.setattr(builtins, "__import__", refuse)
