@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from keras_embcam.drawing import make_grid, overlay_heatmap, to_uint8
+from keras_embcam.extras import import_extra
 
 NUM_SHOWN = 8  # images, pairs or queries that are shown without being asked for
 NUM_MAPS = 4  # maps of one image
@@ -22,12 +23,7 @@ def check_matplotlib() -> None:
     Raises:
         ImportError: without matplotlib.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "Plots need matplotlib: pip install 'keras-embcam[evaluation]'"
-        ) from error
+    import_extra("matplotlib.figure", "evaluation", "Plots need matplotlib")
 
 
 def check_indices(indices: Any, num_results: int) -> list[int]:

@@ -1,9 +1,10 @@
 """Nearest neighbors among unit vectors: the one place where the package searches."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+
+from keras_embcam.extras import import_extra
 
 # Similarities that are in memory at a time: 64 MB of float32.
 MAX_SIMILARITIES = 2**24
@@ -110,7 +111,7 @@ def search_with_faiss(gallery: np.ndarray) -> Search:
     Raises:
         ImportError: if faiss is missing.
     """
-    faiss = import_faiss()
+    faiss = import_extra("faiss", "faiss", "The approximate search needs faiss")
     num_entries, width = gallery.shape
     num_cells = min(
         int(CELLS_PER_ROOT * num_entries**0.5), num_entries // MIN_ENTRIES_PER_CELL
@@ -140,19 +141,3 @@ SEARCHES: dict[str, Callable[[np.ndarray], Search]] = {
     "exact": search_exactly,
     "faiss": search_with_faiss,
 }
-
-
-def import_faiss() -> Any:
-    """Return the library.
-
-    Raises:
-        ImportError: where it is missing, with what to install.
-    """
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            "This needs faiss, which is not installed. Install the extra: "
-            'pip install "keras-embcam[faiss]".'
-        ) from error
-    return faiss

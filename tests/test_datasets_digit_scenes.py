@@ -3,11 +3,11 @@
 import colorsys
 import doctest
 import importlib
-import sys
 
 import cv2
 import numpy as np
 import pytest
+from builders import hide_module
 
 from keras_embcam.datasets import digit_scenes
 
@@ -197,7 +197,7 @@ def test_errors(arguments: dict, message: str) -> None:
 
 
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    hide_module(monkeypatch, "sklearn")
     MODULE._load_digits.cache_clear()
-    with pytest.raises(ImportError, match=r"pip install 'keras-embcam\[demo\]'"):
+    with pytest.raises(ImportError, match=r'pip install "keras-embcam\[demo\]"'):
         digit_scenes(1)

@@ -36,7 +36,7 @@ def test_doctests() -> None:
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'keras-embcam\[tfds\]'"):
+    with pytest.raises(ImportError, match=r'pip install "keras-embcam\[tfds\]"'):
         from_tfds("caltech_birds2011", "train")
 
 

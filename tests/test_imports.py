@@ -22,6 +22,8 @@ LEAVES = {
     "vector_search",
     "tab_format",
 }
+# The small modules that every part may share.
+SHARED = {"extras", "keras_private", "unit_vectors", "whole_numbers"}
 # These stand on top: nothing in the package imports them when it is imported.
 TOP = {"callbacks", "cli", "demo", "tensorboard", "__main__"}
 
@@ -55,8 +57,7 @@ def imports_of(path, everywhere=False):
         for name in names:
             if name.startswith("keras_embcam."):
                 found.add(name.split(".")[1])
-    # The small modules that every part may share.
-    return found - {part_of(path), "keras_private", "unit_vectors", "whole_numbers"}
+    return found - {part_of(path)} - SHARED
 
 
 GRAPH: dict[str, set[str]] = {}

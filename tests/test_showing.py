@@ -118,7 +118,7 @@ def test_indices_that_are_not_there(results, indices):
 def test_without_matplotlib_the_extra_is_named(results, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'keras-embcam\[evaluation\]'"):
+    with pytest.raises(ImportError, match=r'pip install "keras-embcam\[evaluation\]"'):
         results["pairs"].plot()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from keras_embcam._version import __version__
 from keras_embcam.catalogue.actor import PartExplainer, Settings
@@ -13,6 +13,7 @@ from keras_embcam.catalogue.manifest import (
     remove_unfinished,
 )
 from keras_embcam.catalogue.source import Part, Source, open_source
+from keras_embcam.extras import import_extra
 from keras_embcam.method import Method
 from keras_embcam.running.image_files import check_image_size
 from keras_embcam.running.preprocessing import get_preprocessing
@@ -135,7 +136,9 @@ def explain_catalogue(
 
         explain_catalogue("birds.keras", "photographs", "explained", num_actors=4)
     """
-    ray = _import_ray()
+    import_extra("ray.data", "ray", "explain_catalogue needs Ray Data")
+    import ray
+
     model_path, folder = Path(model_path).absolute(), Path(output_folder).absolute()
     for name, value in (
         ("num_actors", num_actors),
@@ -284,15 +287,3 @@ def _name_function(function: str | Callable | None) -> str | None:
             f"has none. Received: {function!r}"
         )
     return f"{function.__module__}.{name}"
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ImportError(
-            "explain_catalogue needs Ray Data, which is not installed. Install the "
-            'extra: pip install "keras-embcam[ray]".'
-        ) from error
-    return ray

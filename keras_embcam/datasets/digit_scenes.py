@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from numbers import Integral
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from keras_embcam.datasets.framing import check_size
 from keras_embcam.datasets.scene_drawing import draw_scene, tightest_box
+from keras_embcam.extras import import_extra
 
 SPLITS = ("train", "evaluation")
 SMALLEST_SIDE = 32  # pixels: below, the thinnest strokes of a digit vanish
@@ -122,16 +123,9 @@ def _load_regions(split: str) -> list[np.ndarray]:
     return [p[:, middle:] for p, middle in zip(photographs, middles, strict=True)]
 
 
-def _scikit_learn_datasets() -> ModuleType:
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            "digit_scenes takes its digits and photographs from scikit-learn, "
-            "which is not installed. Install the extra: pip install "
-            "'keras-embcam[demo]'."
-        ) from error
-    return datasets
+def _scikit_learn_datasets() -> Any:
+    needs = "digit_scenes takes its digits and photographs from scikit-learn"
+    return import_extra("sklearn.datasets", "demo", needs)
 
 
 def _check_arguments(

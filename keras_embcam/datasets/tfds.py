@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_embcam.datasets.framing import Example, check_frame, frame_example
+from keras_embcam.extras import import_extra
 
 ENTRIES = ("image", "label", "bbox", "segmentation_mask")
 Leaf = tuple[tuple[str, ...], Any, bool]  # keys, feature, whether in a sequence
@@ -74,13 +75,8 @@ def from_tfds(
     >>> sorted(birds.element_spec)
     ['bbox', 'image', 'label', 'segmentation_mask']
     """
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            "from_tfds needs tensorflow-datasets, which is not installed. Install "
-            "the extra: pip install 'keras-embcam[tfds]'."
-        ) from error
+    needs = "from_tfds needs tensorflow-datasets"
+    tfds = import_extra("tensorflow_datasets", "tfds", needs)
     size = check_frame(image_size, framing)
     if isinstance(builder, str):
         builder = tfds.builder(builder)

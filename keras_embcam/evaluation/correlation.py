@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_embcam.extras import import_extra
+
 
 def check_scipy() -> None:
     """Check that what `rank_correlation` needs is installed.
@@ -9,13 +11,7 @@ def check_scipy() -> None:
     Raises:
         ImportError: without SciPy.
     """
-    try:
-        import scipy.stats  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "Rank correlations need SciPy, which is not installed. Install the extra: "
-            'pip install "keras-embcam[evaluation]".'
-        ) from error
+    import_extra("scipy.stats", "evaluation", "Rank correlations need SciPy")
 
 
 def rank_correlation(maps: np.ndarray, other_maps: np.ndarray) -> np.ndarray:

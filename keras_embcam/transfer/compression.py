@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
+from keras_embcam.extras import import_extra
 from keras_embcam.proxies import single_point
-from keras_embcam.vector_search import import_faiss
 
 
 def cluster_embeddings(
@@ -45,18 +45,14 @@ def cluster_embeddings(
 def _label_with_scikit_learn(
     entries: np.ndarray, num_clusters: int, seed: int
 ) -> np.ndarray:
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError as error:
-        raise ImportError(
-            "k-means needs scikit-learn, which is not installed. Install the extra: "
-            'pip install "keras-embcam[evaluation]".'
-        ) from error
-    return KMeans(num_clusters, random_state=seed).fit(entries).labels_
+    library = import_extra(
+        "sklearn.cluster", "evaluation", "k-means needs scikit-learn"
+    )
+    return library.KMeans(num_clusters, random_state=seed).fit(entries).labels_
 
 
 def _label_with_faiss(entries: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
-    faiss = import_faiss()
+    faiss = import_extra("faiss", "faiss", "This k-means needs faiss")
     entries = np.ascontiguousarray(entries, "float32")
     # faiss asks for 39 entries a cluster by default, and warns about fewer.
     means = faiss.Kmeans(
