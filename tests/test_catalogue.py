@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from builders import encode_image
 from keras import layers
 
 from keras_embcam import explain
@@ -63,12 +64,6 @@ def model_path(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.keras"
     model.save(path)
     return path
-
-
-def encode_image(seed: int) -> bytes:
-    rng = np.random.default_rng(seed)
-    shape = (20 + seed, 30, 3)
-    return tf.io.encode_png(rng.integers(0, 256, shape, dtype=np.uint8)).numpy()
 
 
 @pytest.fixture(scope="module")
