@@ -217,6 +217,8 @@ def test_means_over_runs(birds, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(measure, "fit_databases", lambda *_: ({}, ["no triplet"]))
     methods = [make_direct_methods()[0], make_direct_methods()[-4]]
     monkeypatch.setattr(measure.methods_of, "make_direct_methods", lambda: methods)
+    two = measure.methods_of.make_faithfulness_methods()[:2]
+    monkeypatch.setattr(measure.methods_of, "make_faithfulness_methods", lambda: two)
     options = {"epochs": 1, "image_size": SIZE, "faithfulness_images": 1}
     content = run_papers(Options(data=birds, out=tmp_path, runs=2, seed=3, **options))
     examples = cub200(birds, split="second_half", image_size=SIZE)

@@ -1,4 +1,4 @@
-"""The examples run as they stand; the first one saves the network of the others."""
+"""The examples run as they stand, on few scenes; the first saves a network."""
 
 import os
 import runpy
@@ -6,8 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from keras_embcam import datasets
+from keras_embcam.datasets import digit_scenes
+
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra [demo])")
+MAX_SCENES = 120
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_scenes():
+    """That the examples run is asked here, not what their networks learn."""
+
+    def make_few(num_scenes, **options):
+        return digit_scenes(min(num_scenes, MAX_SCENES), **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "digit_scenes", make_few)
+        yield
 
 
 @pytest.fixture(scope="module")
