@@ -10,11 +10,11 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_embcam.network import trial_run as module
+from keras_embcam.network.calls import vectors_of
 from keras_embcam.network.trial_run import (
     TrialRun,
     enclosing_paths,
     list_operations,
-    vectors_of,
 )
 
 
@@ -190,7 +190,7 @@ def test_vectors_are_the_float32_values_of_one_vector_an_image(dtype: str) -> No
     values = np.float32([[1, 2, 4], [8, 16, 32]])
     for shape in ((2, 3), (2, 1, 1, 3), (2, 3, 1)):
         vectors = vectors_of(ops.cast(values.reshape(shape), dtype))
-        assert vectors is not None and vectors.dtype == np.float32
+        assert vectors is not None and vectors.dtype == "float32"
         np.testing.assert_array_equal(vectors, values)
 
 

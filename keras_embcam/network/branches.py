@@ -1,6 +1,5 @@
 """Gates and parallel branches: what stands beside the layer that is chosen."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -8,10 +7,19 @@ import numpy as np
 from keras import ops
 
 from keras_embcam.network.call_kinds import makes_features
+from keras_embcam.network.calls import Call
+from keras_embcam.network.embedding_source import EmbeddingSource
+from keras_embcam.network.gradient_checks import random_directions
 from keras_embcam.network.locality import MIN_AGREEMENT, Locality, agreement
-from keras_embcam.network.raw_embedding import EmbeddingSource
-from keras_embcam.network.recording import Trace, run_and_record, run_and_trace
-from keras_embcam.network.trial_run import Call, TrialRun
+from keras_embcam.network.noise_images import NUM_PROBES
+from keras_embcam.network.noise_runs import run_on_noise
+from keras_embcam.network.recording import (
+    Run,
+    Trace,
+    run_and_record,
+    run_and_trace,
+)
+from keras_embcam.network.trial_run import TrialRun
 
 # With the chosen maps held fixed, embeddings of different images still differ by more
 # than this share where something reaches them around those maps. Low, since a branch
@@ -39,7 +47,7 @@ class Branches:
         self._trial = trial
         self._source = source
 
-    def is_gate(self, operation: Any, values: Any) -> bool:
+    def is_gate(self, operation: Any, values: np.ndarray) -> bool:
         """Tell whether the values of a layer weigh other maps.
 
         They do where they are one channel and the gradient at a wider map before them,
@@ -58,9 +66,11 @@ class Branches:
                 break
             if (call.shape or (0,))[-1] >= max(values.shape[-1], 2):
                 before.append(call.operation)
-        return self._weighs(operation, values, before[-_NUM_GATED:])
+        return self._weighs(operation, values.shape, before[-_NUM_GATED:])
 
-    def find_beside(self, chosen: Any, embeddings: Any) -> list[Any]:
+    def find_beside(
+        self, chosen: Any, embeddings: np.ndarray, values: np.ndarray
+    ) -> list[Any]:
         """Return the last layer of each parallel branch, latest first.
 
         A branch reaches the embedding; what is chosen does not depend on it, nor it on
@@ -70,26 +80,16 @@ class Branches:
         Args:
             chosen: the layer that is explained.
             embeddings: (n, d) of the trial run.
+            values: (n, h, w, k), the output of the layer there.
         """
-        if not self._is_bypassed(chosen, embeddings):
+        if not self._is_bypassed(chosen, embeddings, values):
             return [chosen]
         operations: list[Any] = []
         for call in self._candidates():
             operations.append(call.operation)
             if call.operation is chosen:
                 break
-        trace = self._trace(operations)
-        reached = _norms(trace.gradients_of_embedding())
-        beside = [len(operations) - 1]
-        inside = trace.depends_on(beside[0])
-        for i in reversed(range(len(operations) - 1)):
-            if reached[i] == 0 or not np.isfinite(reached[i]) or inside[i]:
-                continue
-            inside = [x or y for x, y in zip(inside, trace.depends_on(i), strict=True)]
-            values = trace.outputs[i]
-            if _may_be_gate(values) and self._weighs(operations[i], values, [chosen]):
-                continue
-            beside.append(i)
+        beside = self._last_of_branches(operations, chosen)
         if len(beside) == 1:
             return [chosen]
         found = [operations[i] for i in beside]
@@ -118,38 +118,93 @@ class Branches:
             if makes_features(call) and trial.num_calls(call.operation) == 1
         ]
 
-    def _is_bypassed(self, operation: Any, embeddings: Any) -> bool:
+    def _last_of_branches(self, operations: list[Any], chosen: Any) -> list[int]:
+        """Return the numbers of the layers that no later one of them is made of.
+
+        But the chosen one, the last, only of those that the embedding is made of too,
+        and no gates of the chosen one.
+        """
+        left_out: set[int] = set()
+        directions = self._directions()
+
+        def follow(images: Any, directions: Any) -> list[Any]:
+            trace = self._trace(images, operations)
+            gradients = trace.gradients_of_embedding(directions)
+            inside = [x is None for x in gradients]
+            inside[-1] = False
+            found.clear()
+            for i in reversed(range(len(operations))):
+                if not inside[i] and i not in left_out:
+                    found.append(i)
+                    inside = [
+                        x or y for x, y in zip(inside, trace.depends_on(i), strict=True)
+                    ]
+            # Only what is returned is computed where this is compiled.
+            return [
+                (_square(gradients[i]), *_limits(trace.outputs[i])) for i in found[1:]
+            ]
+
+        found: list[int] = []
+        while True:
+            measured = run_on_noise(follow, self._trial.probe, directions)
+            before = len(left_out)
+            for i, (squares, lowest, highest) in zip(found[1:], measured, strict=True):
+                length = np.sum(_to_numpy(squares))
+                call = self._trial.first_call(operations[i])
+                in_unit = _to_numpy(lowest).min() >= 0 and _to_numpy(highest).max() <= 1
+                if length == 0 or not np.isfinite(length):
+                    left_out.add(i)
+                elif in_unit or (call.shape or (0,))[-1] == 1:
+                    if self._weighs(operations[i], call.shape, [chosen]):
+                        left_out.add(i)
+            if len(left_out) == before:
+                return found
+
+    def _is_bypassed(
+        self, operation: Any, embeddings: np.ndarray, values: np.ndarray
+    ) -> bool:
         """Tell whether embeddings differ when these maps are those of one image."""
-        fixed = self._embed_fixed(operation)
-        return _spread(fixed) > _MIN_SPREAD * _spread(_to_numpy(embeddings))
+        fixed = self._embed_fixed(operation, values)
+        return _spread(fixed) > _MIN_SPREAD * _spread(embeddings)
 
-    def _counts(self, operation: Any, embeddings: Any) -> bool:
+    def _counts(self, operation: Any, embeddings: np.ndarray) -> bool:
         """Tell whether embeddings are others when these maps are those of one image."""
-        before = _to_numpy(embeddings)
-        change = np.linalg.norm(self._embed_fixed(operation) - before)
-        return bool(change > _MIN_SPREAD * _spread(before))
 
-    def _embed_fixed(self, operation: Any) -> np.ndarray:
-        fixed = run_and_record(
-            self._model,
-            self._trial.probe,
-            [operation],
-            [self._trial.path(operation)],
-            self._source,
-            lambda y: ops.repeat(y[:1], y.shape[0], axis=0),
-        ).embeddings
-        return _to_numpy(fixed)
+        def record(images: Any) -> Any:
+            return self._record(images, operation).outputs[0]
 
-    def _weighs(self, gate: Any, values: Any, others: list[Any]) -> bool:
+        values = run_on_noise(record, self._trial.probe)
+        change = np.linalg.norm(self._embed_fixed(operation, values) - embeddings)
+        return bool(change > _MIN_SPREAD * _spread(embeddings))
+
+    def _embed_fixed(self, operation: Any, values: Any) -> np.ndarray:
+        def embed(images: Any, fixed: Any) -> Any:
+            run = self._record(images, operation, lambda y: ops.cast(fixed, y.dtype))
+            return run.embeddings
+
+        fixed = ops.repeat(values[:1], NUM_PROBES, axis=0)
+        return _to_numpy(run_on_noise(embed, self._trial.probe, fixed))
+
+    def _record(self, images: Any, operation: Any, replace: Any = None) -> Run:
+        path = self._trial.path(operation)
+        return run_and_record(
+            self._model, images, [operation], [path], self._source, replace
+        )
+
+    def _weighs(self, gate: Any, shape: Any, others: list[Any]) -> bool:
         if not others:
             return False
-        operations = [gate, *others]
-        noise = np.random.default_rng(0).normal(size=tuple(values.shape))
+
+        def follow(images: Any, directions: Any, fixed: Any) -> list[Any]:
+            trace = self._trace(images, [gate, *others], fixed)
+            return trace.gradients_of_embedding(directions)[1:]
+
+        noise = np.random.default_rng(0).normal(size=shape).astype("float32")
         both = [
-            self._trace(operations, fixed).gradients_of_embedding()[1:]
+            run_on_noise(follow, self._trial.probe, self._directions(), fixed)
             for fixed in (np.zeros_like(noise), noise)
         ]
-        is_wide = values.shape[-1] > 1
+        is_wide = shape[-1] > 1
         for at_zero, at_noise in zip(*both, strict=True):
             if at_zero is None or at_noise is None:
                 continue
@@ -162,32 +217,43 @@ class Branches:
                 return True
         return False
 
-    def _trace(self, operations: list[Any], first: np.ndarray | None = None) -> Trace:
+    def _directions(self) -> np.ndarray:
+        shape = (NUM_PROBES, self._source.width)
+        return random_directions(shape).astype("float32")
+
+    def _trace(self, images: Any, operations: list[Any], first: Any = None) -> Trace:
         """Run the model with other values in place of the first of these layers."""
 
         def replace(operation: Any, y: Any) -> Any:
             is_first = first is not None and operation is operations[0]
-            return ops.convert_to_tensor(first, y.dtype) if is_first else y
+            return ops.cast(first, y.dtype) if is_first else y
 
         paths = [self._trial.path(x) for x in operations]
         return run_and_trace(
-            self._model, self._trial.probe, operations, paths, self._source, replace
+            self._model, images, operations, paths, self._source, replace
         )
 
 
-def _may_be_gate(values: Any) -> bool:
+def _may_be_gate(values: np.ndarray) -> bool:
     if values.shape[-1] == 1:
         return True
-    numbers = _to_numpy(values)
-    return bool(np.all((numbers >= 0) & (numbers <= 1)))
+    return bool(np.all((values >= 0) & (values <= 1)))
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:
     return ops.convert_to_numpy(ops.cast(tensor, "float32"))
 
 
-def _norms(tensors: Sequence[Any]) -> list[float]:
-    return [0.0 if x is None else float(np.linalg.norm(_to_numpy(x))) for x in tensors]
+def _square(tensor: Any) -> Any:
+    """Return the sum of squares of each image."""
+    numbers = ops.cast(tensor, "float32")
+    return ops.sum(ops.square(numbers), axis=tuple(range(1, len(numbers.shape))))
+
+
+def _limits(tensor: Any) -> tuple[Any, Any]:
+    """Return the smallest and the largest number of each image."""
+    axes = tuple(range(1, len(tensor.shape)))
+    return ops.min(tensor, axis=axes), ops.max(tensor, axis=axes)
 
 
 def _spread(rows: np.ndarray) -> float:

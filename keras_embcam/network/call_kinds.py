@@ -5,8 +5,8 @@ from typing import Any
 import keras
 
 from keras_embcam.keras_private import flatten_layers
+from keras_embcam.network.calls import Call
 from keras_embcam.network.noise_images import NUM_PROBES
-from keras_embcam.network.trial_run import Call
 
 # Layers that move, drop or scale activations rather than make them. Layers that do
 # nothing on inference, such as dropout, are found by `Call.repeats` instead.

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_embcam.keras_private import is_rematerialized
 from keras_embcam.network.branches import Branches
+from keras_embcam.network.embedding_source import EmbeddingSource
 from keras_embcam.network.feature_maps import (
     FeatureMap,
     FeatureMaps,
@@ -19,17 +20,12 @@ from keras_embcam.network.feature_maps import (
 from keras_embcam.network.gradient_checks import (
     is_of_one_position,
     is_worth_explaining,
-    length_gradient,
     random_directions,
     reaches_positions,
 )
-from keras_embcam.network.raw_embedding import EmbeddingSource
-from keras_embcam.network.recording import (
-    NoGradientError,
-    Run,
-    pull_back_between,
-    run_and_record,
-)
+from keras_embcam.network.measured_gradients import Measured, measure_gradients
+from keras_embcam.network.noise_runs import run_on_noise
+from keras_embcam.network.recording import NoGradientError, pull_back_between
 from keras_embcam.network.trial_run import TrialRun, enclosing_paths
 
 
@@ -68,7 +64,7 @@ class MapChooser:
         self._source = source
         self._branches = Branches(model, trial, source)
         self._maps: list[FeatureMap] = []
-        self._embeddings: Any = None
+        self._found: tuple[Any, Any] = None, None
         self._ratio = 0.0
 
     def choose(self, conv_layer: Any) -> Chosen:
@@ -123,17 +119,16 @@ class MapChooser:
                 )
             explained = self._join_branches(last[0])
             if last[0] not in explained:
-                run = self._run(explained)
-                ratio = length_gradient(run.embeddings, run.pull_back)
+                ratio = self._measure(explained).length_gradient
             return Chosen(explained, ratio)
         found = self._features.find_blocks(last[0])
-        run = self._run(found)
-        cotangents = random_directions(ops.shape(run.embeddings))
-        gradients = run.pull_back(ops.cast(cotangents, "float32"))
+        measured = self._measure(found)
         worth = [
             candidate
-            for candidate, x, y in zip(found, run.outputs, gradients, strict=True)
-            if is_worth_explaining(_to_numpy(x), _to_numpy(y), candidate.patches)
+            for candidate, x, y in zip(
+                found, measured.outputs, measured.gradients, strict=True
+            )
+            if is_worth_explaining(x, y, candidate.patches)
         ]
         return Chosen(worth or last, ratio)
 
@@ -142,7 +137,7 @@ class MapChooser:
         [chosen] = self._maps
         if self._features.has_tokens:
             return [chosen.operation]
-        return self._branches.find_beside(chosen.operation, self._embeddings)
+        return self._branches.find_beside(chosen.operation, *self._found)
 
     def _join_branches(self, chosen: FeatureMap) -> list[FeatureMap]:
         """Return the last maps of all parallel branches that show whole images."""
@@ -178,34 +173,33 @@ class MapChooser:
                     f"{self._trial.path(candidate.operation)!r} and again "
                     f"{conv_layer!r}"
                 )
-            run = self._run([*others, candidate])
             try:
-                ratio = length_gradient(run.embeddings, run.pull_back)
+                measured = self._measure([*others, candidate])
             except NoGradientError:
                 check_gradient(self._trial, candidate.operation, conv_layer)
                 continue
-            values = run.outputs[-1]
+            values = measured.outputs[-1]
             if conv_layer is None and candidate.layout is None:
                 if self._branches.is_gate(candidate.operation, values):
                     continue
-            self._embeddings = run.embeddings
+            self._found = measured.embeddings, values
             has_tokens = self._features.has_tokens
-            if has_tokens and not self._is_right(run, candidate, conv_layer):
+            if has_tokens and not self._is_right(measured, candidate, conv_layer):
                 continue
             self._maps = [*others, candidate]
             if candidate.layout is not None and conv_layer is None and not others:
                 self._prefer_map(candidate)
-            self._ratio = ratio
+            self._ratio = measured.length_gradient
             return True
         return False
 
-    def _is_right(self, run: Run, candidate: FeatureMap, conv_layer: Any) -> bool:
+    def _is_right(
+        self, measured: Measured, candidate: FeatureMap, conv_layer: Any
+    ) -> bool:
         """Tell whether the patches of a layer in a model with tokens have gradients."""
-        shape = ops.shape(run.embeddings)
-        cotangents = ops.cast(random_directions(shape), "float32")
         activations, gradients = (
-            _to_numpy(x).reshape(shape[0], -1, x.shape[-1])
-            for x in (run.outputs[-1], run.pull_back(cotangents)[-1])
+            x[-1].reshape(len(measured.embeddings), -1, x[-1].shape[-1])
+            for x in (measured.outputs, measured.gradients)
         )
         if conv_layer is None:
             return is_worth_explaining(activations, gradients, candidate.patches)
@@ -233,28 +227,27 @@ class MapChooser:
         shape = self._trial.first_call(tokens.operation).shape or ()
         one = np.zeros(shape, "float32")
         one[:, tokens.layout.patches.start] = random_directions((1, shape[2]))
-        gradients = pull_back_between(
-            self._model, self._trial.probe, both, paths, self._source, one
-        )
+
+        def pull_back(images: Any, cotangents: Any) -> Any:
+            return pull_back_between(
+                self._model, images, both, paths, self._source, cotangents
+            )
+
+        gradients = run_on_noise(pull_back, self._trial.probe, one)
         if gradients is None:
             return
-        rows = _to_numpy(gradients)
+        rows = ops.convert_to_numpy(ops.cast(gradients, "float32"))
         if not is_of_one_position(rows.reshape(shape[0], -1, rows.shape[-1])):
             return
-        run = self._run([maps[0]])
-        if self._is_right(run, maps[0], None):
+        if self._is_right(self._measure([maps[0]]), maps[0], None):
             self._maps = [maps[0]]
 
-    def _run(self, maps: list[FeatureMap]) -> Run:
+    def _measure(self, maps: list[FeatureMap]) -> Measured:
         operations = [found.operation for found in maps]
         paths = [self._trial.path(x) for x in operations]
-        return run_and_record(
+        return measure_gradients(
             self._model, self._trial.probe, operations, paths, self._source
         )
-
-
-def _to_numpy(tensor: Any) -> np.ndarray:
-    return ops.convert_to_numpy(ops.cast(tensor, "float32"))
 
 
 def check_layers(names: Any) -> list[Any]:

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 from keras_embcam.layers import Proxies
-from keras_embcam.network.trial_run import Call, TrialRun
+from keras_embcam.network.calls import Call
+from keras_embcam.network.trial_run import TrialRun
 
 # Wide enough for bfloat16, which keeps 8 bits.
 TOLERANCE = 0.02

@@ -13,10 +13,11 @@ from keras_embcam.network.call_kinds import (
     makes_tokens,
     normalizes,
 )
+from keras_embcam.network.calls import Call
 from keras_embcam.network.feature_map import FeatureMap
 from keras_embcam.network.locality import MIN_AGREEMENT, Locality, agreement
 from keras_embcam.network.tokens import TokenFinder, TokenOptions
-from keras_embcam.network.trial_run import Call, TrialRun, enclosing_paths
+from keras_embcam.network.trial_run import TrialRun, enclosing_paths
 
 _RANKS = (3, 4)
 _NOTHING_SAID = TokenOptions()

@@ -4,11 +4,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops, tree
 
 from keras_embcam.network.hooks import leave_unchanged, observe
 from keras_embcam.network.noise_images import NUM_PROBES, find_images
+from keras_embcam.network.noise_runs import current_graph, is_in_graph, run_on_noise
 from keras_embcam.network.trial_run import TrialRun
 
 # The share of positions that must move most where their own quarter of the image is
@@ -33,33 +33,49 @@ class Locality:
     def __init__(self, model: keras.Model, trial: TrialRun) -> None:
         images = find_images(trial.probe)
         self.image_size: tuple[int, int] = tuple(images.shape[1:3])
-        self._moved: dict[int, np.ndarray] = {}
-        self._varies: dict[int, np.ndarray] = {}
-
-        def see(operation: Any, arguments: Any, outputs: Any) -> None:
-            known = ops.is_tensor(outputs) and not tf.is_symbolic_tensor(outputs)
-            if not known or len(outputs.shape) not in (3, 4):
-                return
-            if outputs.shape[0] != NUM_PROBES * (1 + NUM_QUARTERS):
-                return  # windows of images
-            outputs = ops.reshape(
-                ops.cast(outputs, "float32"),
-                (NUM_PROBES, 1 + NUM_QUARTERS, *outputs.shape[1:]),
-            )
-            moved = ops.norm(outputs[:, 1:] - outputs[:, :1], axis=-1)
-            varies = ops.any(outputs[0, 0] != outputs[1, 0], axis=-1)
-            # Of several calls the last one stays; such layers are not explained anyway.
-            self._moved[id(operation)] = ops.convert_to_numpy(moved)
-            self._varies[id(operation)] = ops.convert_to_numpy(varies)
-
         operations = {id(call.operation): call.operation for call in trial.calls}
-        with observe(operations.values(), see), leave_unchanged(model):
-            model(
-                tree.map_structure(
-                    lambda x: _change(x) if x is images else _repeat(x), trial.probe
+        seen: dict[int, int] = {}
+
+        def move(images: Any, quarters: Any) -> list[Any]:
+            pixels = find_images(images)
+            pairs = tree.map_structure(
+                lambda x: ops.concatenate(
+                    [x, _turn(x, quarters) if x is pixels else x], axis=0
                 ),
-                training=False,
+                images,
             )
+            num_rows = find_images(pairs).shape[0]
+            num_pairs = (num_rows or 2) // 2
+            moves: list[Any] = []
+
+            def see(operation: Any, arguments: Any, outputs: Any) -> None:
+                is_known = ops.is_tensor(outputs) and is_in_graph(outputs, graph)
+                if not is_known or len(outputs.shape) not in (3, 4):
+                    return
+                if outputs.shape[0] != num_rows:
+                    return  # windows of images
+                outputs = ops.cast(outputs, "float32")
+                # Of several calls the last one stays; such layers are not explained
+                # anyway.
+                seen[id(operation)] = len(moves)
+                change = outputs[num_pairs:] - outputs[:num_pairs]
+                moves.append(ops.norm(change, axis=-1))
+
+            graph = current_graph()
+            with observe(operations.values(), see), leave_unchanged(model):
+                model(pairs, training=False)
+            return moves
+
+        rows = np.repeat(np.arange(NUM_PROBES), NUM_QUARTERS)
+        probe = tree.map_structure(lambda x: ops.take(x, rows, axis=0), trial.probe)
+        quarters = np.tile(np.arange(NUM_QUARTERS), NUM_PROBES)
+        moved = [ops.convert_to_numpy(x) for x in run_on_noise(move, probe, quarters)]
+        # In a graph windows have an unknown number of rows too.
+        self._moved = {
+            key: moved[i].reshape(NUM_PROBES, NUM_QUARTERS, *moved[i].shape[1:])
+            for key, i in seen.items()
+            if len(moved[i]) == len(rows)
+        }
 
     def knows(self, operation: Any) -> bool:
         """Tell whether the output of an operation was seen."""
@@ -70,8 +86,8 @@ class Locality:
         return self._moved[id(operation)]
 
     def varies(self, operation: Any) -> np.ndarray:
-        """Return which positions are not the same for all images: (*positions)."""
-        return self._varies[id(operation)]
+        """Return which positions are not the same whatever changes: (*positions)."""
+        return np.any(self.moved(operation) > 0, axis=(0, 1))
 
 
 def agreement(moved: np.ndarray) -> float:
@@ -115,21 +131,20 @@ def agreement(moved: np.ndarray) -> float:
     return float(min(shares, default=0.0))
 
 
-def _change(images: Any) -> Any:
-    """Return each image, and with each quarter turned round: (n * 5, H, W, c)."""
-    images = ops.convert_to_numpy(images)
+def _turn(images: Any, quarters: Any) -> Any:
+    """Return images with a quarter of each turned round.
+
+    Args:
+        images: (n, H, W, c).
+        quarters: (n,) integers, the quarter of each image, row by row.
+    """
     row, column = images.shape[1] // 2, images.shape[2] // 2
-    variants = [images]
-    for rows in (slice(None, row), slice(row, None)):
-        for columns in (slice(None, column), slice(column, None)):
-            changed = images.copy()
-            changed[:, rows, columns] = images[:, rows, columns][:, ::-1, ::-1]
-            variants.append(changed)
-    stacked = np.stack(variants, axis=1)
-    return ops.convert_to_tensor(stacked.reshape(-1, *images.shape[1:]))
-
-
-def _repeat(others: Any) -> Any:
-    """Return what goes into the model beside the images, as often as those."""
-    rows = np.repeat(np.arange(NUM_PROBES), 1 + NUM_QUARTERS)
-    return ops.take(others, rows, axis=0)
+    # Each half upside down, then each half of the columns the other way round.
+    halves = [ops.flip(x, 1) for x in (images[:, :row], images[:, row:])]
+    turned = ops.concatenate(halves, axis=1)
+    halves = [ops.flip(x, 2) for x in (turned[:, :, :column], turned[:, :, column:])]
+    turned = ops.concatenate(halves, axis=2)
+    rows = (np.arange(images.shape[1]) >= row)[:, None]
+    columns = (np.arange(images.shape[2]) >= column)[None]
+    is_here = (2 * rows + columns)[None] == ops.reshape(quarters, (-1, 1, 1))
+    return ops.where(is_here[..., None], turned, images)

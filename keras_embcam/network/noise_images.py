@@ -116,12 +116,15 @@ def _make_noise(like: Any, generator: np.random.Generator) -> Tensor:
     coarse = generator.uniform(size=(NUM_PROBES, 4, 4, channels))
     rows = np.arange(height) * 4 // height
     columns = np.arange(width) * 4 // width
-    noise = 0.7 * coarse[:, rows][:, :, columns] + 0.3 * generator.uniform(
-        size=(NUM_PROBES, *shape)
-    )
-    if dtype.startswith(("int", "uint")):
-        return ops.convert_to_tensor(noise * 255, dtype)
     # The three ranges that models take: [0, 1], [-1, 1], [0, 255].
-    scale = np.reshape([1.0, 2.0, 255.0], (3, 1, 1, 1))
-    offset = np.reshape([0.0, -1.0, 0.0], (3, 1, 1, 1))
-    return ops.convert_to_tensor(noise * scale + offset, dtype)
+    scales = [(1, 0), (2, -1), (255, 0)]
+    is_integer = dtype.startswith(("int", "uint"))
+    probes = []
+    for blocks, (scale, offset) in zip(coarse, scales, strict=True):
+        # One after the other: of large images, all of them as float64 are too many.
+        noise = generator.uniform(size=shape) * 0.3
+        noise += 0.7 * blocks[rows][:, columns]
+        noise *= 255 if is_integer else scale
+        noise += 0 if is_integer else offset
+        probes.append(ops.convert_to_tensor(noise, dtype))
+    return ops.stack(probes)

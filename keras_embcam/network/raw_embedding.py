@@ -1,14 +1,17 @@
 """Find the raw embedding of a model: before a normalisation or a softmax."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_embcam.network.calls import Call, vectors_of
 from keras_embcam.network.cosine_heads import find_cosine_head
+from keras_embcam.network.embedding_source import EmbeddingSource
 from keras_embcam.network.layer_norms import are_same, find_token, undo_scale
-from keras_embcam.network.trial_run import Call, TrialRun, vectors_of
+from keras_embcam.network.normalized_parts import find_parts
+from keras_embcam.network.trial_run import TrialRun
 from keras_embcam.network.vector_rows import (
     TOLERANCE,
     is_fixed,
@@ -20,46 +23,6 @@ from keras_embcam.network.vector_rows import (
 )
 
 Tensor = Any
-
-
-class EmbeddingSource(NamedTuple):
-    """Where the raw embedding can be tapped while the model runs.
-
-    Attributes:
-        operation: the operation to watch, or None for the model's own output.
-        tap: "output" or "input" of the operation, "logits" for what a Dense layer
-            passes to its softmax, or "scaled" for what a layer normalisation scales.
-        position: among the flattened inputs or outputs.
-        width: d.
-        description: for people.
-        token: of the operation's output, where that is a sequence of tokens.
-        head: path of the layer behind it that was stepped over, which compares it with
-            one vector for each class; None where there is none.
-    """
-
-    operation: Any
-    tap: str
-    position: int
-    width: int
-    description: str
-    token: int | None = None
-    head: str | None = None
-
-    def value(self, arguments: Any, outputs: Any) -> Tensor:
-        """Return the raw embedding (n, d) from one call of the operation."""
-        if self.tap == "logits":
-            inputs = tree.flatten(arguments)[self.position]
-            logits = ops.matmul(inputs, self.operation.kernel)
-            bias = self.operation.bias
-            return logits if bias is None else logits + bias
-        if self.tap == "scaled":
-            inputs = tree.flatten(arguments)[self.position]
-            if self.token is not None:
-                inputs = inputs[:, self.token]
-            inputs = ops.reshape(inputs, (-1, self.width))
-            return undo_scale(self.operation, inputs)
-        tensors = tree.flatten(outputs if self.tap == "output" else arguments)
-        return ops.reshape(tensors[self.position], (-1, self.width))
 
 
 def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSource:
@@ -133,7 +96,8 @@ def _named_embedding(trial: TrialRun, name: Any) -> tuple[EmbeddingSource, np.nd
         description = "model's output"
     shape: Any
     if operation is None:
-        values, shape = vectors_of(flat[position]), tuple(flat[position].shape)
+        vectors, shape = vectors_of(flat[position]), tuple(flat[position].shape)
+        values = None if vectors is None else ops.convert_to_numpy(vectors)
     else:
         call = trial.first_call(operation)
         values, shape = call.output, call.shape or "not one tensor"
@@ -153,7 +117,9 @@ def _before_normalization(
     values: np.ndarray,
     usable: np.ndarray,
     source: EmbeddingSource,
-) -> EmbeddingSource:
+) -> tuple[EmbeddingSource, np.ndarray]:
+    """Return what goes into an L2 normalisation, and its values."""
+
     def along(tensor: np.ndarray | None) -> np.ndarray | None:
         """Return the lengths of vectors that are parallel to the embedding."""
         if tensor is None or tensor.shape != values.shape:
@@ -162,7 +128,7 @@ def _before_normalization(
         return row_lengths(rows) if is_parallel(rows, values[usable]) else None
 
     if not is_fixed(row_lengths(values[usable])):
-        return source
+        return source, values
     # A factor behind the normalisation makes the lengths equal and not one.
     normalized = is_unit(row_lengths(values[usable]))
     for call in reversed(trial.calls):
@@ -171,12 +137,12 @@ def _before_normalization(
             normalized = True
             for index, tensor in enumerate(call.inputs):
                 lengths = along(tensor)
-                if lengths is not None and not is_unit(lengths):
-                    return _replace(source, trial, call, "input", index)
+                if tensor is not None and lengths is not None and not is_unit(lengths):
+                    return _replace(source, trial, call, "input", index), tensor
         elif made is not None and normalized and not is_fixed(made):
             # The code between this call and the next one normalises.
-            return _replace(source, trial, call, "output", 0)
-    return source
+            return _replace(source, trial, call, "output", 0), call.output
+    return source, values
 
 
 def _before_norms(
@@ -187,8 +153,20 @@ def _before_norms(
 ) -> EmbeddingSource:
     # Also where an L2 normalisation follows it, which leaves the direction.
     found = _before_layer_norm(trial, values, usable, source)
-    if found is source:
-        found = _before_normalization(trial, values, usable, source)
+    if found is not source:
+        return found
+    found, rows = _before_normalization(trial, values, usable, source)
+    if is_fixed(row_lengths(rows[usable])):
+        parts = find_parts(trial, rows, usable)
+        if parts:
+            paths = dict.fromkeys(
+                f"{part.tap} of {trial.path(part.operation)!r}" for part in parts
+            )
+            return found._replace(
+                parts=parts,
+                description="normalised parts joined, each explained before it is "
+                f"normalised, its length held constant: {', '.join(paths)}",
+            )
     return found
 
 
@@ -206,11 +184,12 @@ def _before_layer_norm(
             if token is None:
                 continue
             inputs, outputs = inputs[:, token], outputs[:, token]
-        raw, made = (vectors_of(x) for x in (undo_scale(operation, inputs), outputs))
-        if raw is None or made is None or made.shape != values.shape:
+        vectors = [vectors_of(x) for x in (undo_scale(operation, inputs), outputs)]
+        rows = [ops.convert_to_numpy(x) for x in vectors if x is not None]
+        if len(rows) < 2 or rows[1].shape != values.shape:
             continue
         # Both: what a subclass computes may differ.
-        if all(are_same(x[usable], values[usable]) for x in (made, raw)):
+        if all(are_same(x[usable], values[usable]) for x in rows):
             of_token = "" if token is None else f", token {token}"
             path = trial.path(operation)
             description = f"what the layer normalisation {path!r} scales{of_token}"

@@ -11,10 +11,11 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_embcam.network.gradient_checks import random_directions
+from keras_embcam.network.embedding_source import EmbeddingSource
 from keras_embcam.network.gradient_scale import cotangent_scale
 from keras_embcam.network.hooks import leave_unchanged, observe
-from keras_embcam.network.raw_embedding import EmbeddingSource
+from keras_embcam.network.noise_runs import current_graph, is_in_graph
+from keras_embcam.network.normalized_parts import Part
 
 Tensor = Any
 
@@ -40,13 +41,13 @@ class Trace(NamedTuple):
 
     Attributes:
         outputs: of the recorded layers.
-        gradients_of_embedding: returns the gradient of a random direction of the
+        gradients_of_embedding: returns the gradient of directions (n, d) of the
             embeddings at each output; None where the embedding does not use it.
         depends_on: tells of each output whether the one of this number is made of it.
     """
 
     outputs: list[Tensor]
-    gradients_of_embedding: Callable[[], list[Tensor | None]]
+    gradients_of_embedding: Callable[[Tensor], list[Tensor | None]]
     depends_on: Callable[[int], list[bool]]
 
 
@@ -119,8 +120,6 @@ def run_and_trace(
 ) -> Trace:
     """Run the model once and see what depends on which of its layers.
 
-    Keeps all activations behind the first of the layers.
-
     Args:
         model: see `run_and_record`.
         images: see `run_and_record`.
@@ -131,8 +130,7 @@ def run_and_trace(
     """
     outputs, embedding, tape = _run(model, images, operations, paths, source, replace)
 
-    def gradients_of_embedding() -> list[Tensor | None]:
-        directions = random_directions(tuple(embedding.shape))
+    def gradients_of_embedding(directions: Tensor) -> list[Tensor | None]:
         cotangents = ops.cast(directions, embedding.dtype)
         return tape.gradient(embedding, outputs, cotangents)
 
@@ -173,43 +171,48 @@ def _run(
     source: EmbeddingSource,
     replace: Callable[[Any, Tensor], Tensor] | None = None,
 ) -> tuple[list[Tensor], Tensor, tf.GradientTape]:
-    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    graph = current_graph()
     seen: dict[int, list[Tensor]] = {id(x): [] for x in operations}
-    embeddings: list[Tensor] = []
-
-    def is_here(tensor: Tensor) -> bool:
-        # Not in an inner `tf.function` or a branch, out of reach of the tape.
-        return (tensor.graph if tf.is_symbolic_tensor(tensor) else None) is graph
+    taps: tuple[EmbeddingSource | Part, ...] = source.parts or (source,)
+    tapped: list[list[Tensor]] = [[] for _ in taps]
 
     def see(operation: Any, arguments: Any, outputs: Any) -> Any:
-        if id(operation) in seen and is_here(outputs):
+        if id(operation) in seen and is_in_graph(outputs, graph):
             if replace is not None:
                 outputs = replace(operation, outputs)
             tape.watch(outputs)
             seen[id(operation)].append(outputs)
-        if operation is source.operation:
-            embedding = source.value(arguments, outputs)
-            if is_here(embedding):
-                embeddings.append(embedding)
+        for tap, values in zip(taps, tapped, strict=True):
+            if operation is tap.operation:
+                vectors = tap.value(arguments, outputs)
+                if is_in_graph(vectors, graph):  # else out of reach of the tape
+                    values.append(vectors)
         return outputs
 
-    watched = list(operations)
-    if source.operation is not None:
-        watched.append(source.operation)
+    watched = {id(x): x for x in (*operations, *(tap.operation for tap in taps))}
+    watched.pop(id(None), None)
     with (
         tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape,
-        observe(watched, see),
+        observe(watched.values(), see),
         leave_unchanged(model),
     ):
         outputs = model(images, training=False)
-        if source.operation is None:
-            embeddings.append(source.value((), outputs))
-    names = [*paths, "embedding"]
-    for values, name in zip([*seen.values(), embeddings], names, strict=True):
-        if len(values) != 1:
-            raise ValueError(
-                f"{name!r} must be computed exactly once in a run of the model, "
-                "outside of any inner `tf.function` or control flow. "
-                f"Seen: {len(values)} times."
-            )
-    return [values[0] for values in seen.values()], embeddings[0], tape
+        if not source.parts and source.operation is None:
+            tapped[0].append(source.value((), outputs))
+        for name, values in zip(paths, seen.values(), strict=True):
+            _check_count(name, values, 1)
+        for tap, values in zip(taps, tapped, strict=True):
+            _check_count("embedding", values, tap.num_calls)
+        vectors = [x[tap.number] for tap, x in zip(taps, tapped, strict=True)]
+        embedding = vectors[0] if len(taps) == 1 else ops.concatenate(vectors, axis=1)
+    return [values[0] for values in seen.values()], embedding, tape
+
+
+def _check_count(name: str, values: list[Tensor], num_calls: int) -> None:
+    if len(values) != num_calls:
+        times = "once" if num_calls == 1 else f"{num_calls} times"
+        raise ValueError(
+            f"{name!r} must be computed exactly {times} in a run of the model, "
+            "outside of any inner `tf.function` or control flow. "
+            f"Seen: {len(values)} times."
+        )

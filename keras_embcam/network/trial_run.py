@@ -1,52 +1,24 @@
 """Look at a model once: run it on noise and see what each operation makes."""
 
 import difflib
-import math
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
-from keras import ops, tree
 
 from keras_embcam.keras_private import flatten_layers
-from keras_embcam.network.hooks import observe
+from keras_embcam.network.calls import Call, record_calls
 from keras_embcam.network.inputs import refuse_channels_first
-from keras_embcam.network.layer_norms import is_layer_norm
 from keras_embcam.network.noise_images import make_noise_images
-
-Tensor = Any
 
 NUM_LISTED = 20
 
 
-class Call(NamedTuple):
-    """One call of one operation during the trial.
-
-    Attributes:
-        operation: that was called.
-        inputs: what `vectors_of` makes of each of its flattened arguments.
-        output: what `vectors_of` makes of its output.
-        shape: of the output, None where that is not one tensor.
-        repeats: whether the output is what went in or what an operation inside made.
-        keeps_shape: whether the output has the shape of one of the arguments.
-        input_ranks: the rank of each argument that is a tensor.
-    """
-
-    operation: Any
-    inputs: list[np.ndarray | None]
-    output: np.ndarray | None
-    shape: tuple[int, ...] | None
-    repeats: bool
-    keeps_shape: bool
-    input_ranks: list[int]
-
-
 class TrialRun:
-    """What one eager run of a model on noise shows.
+    """What one run of a model on noise shows.
 
     Args:
         model: a built Keras model.
@@ -72,40 +44,14 @@ class TrialRun:
         self._paths = {id(op): path for path, op in self.operations.items()}
         refuse_channels_first(self.operations)
         self.probe = make_noise_images(model, images)
-        self.calls: list[Call] = []
-        self.layer_norms: deque[tuple[Any, Tensor, Tensor]] = deque(maxlen=3)
-        self._num_calls: dict[int, int] = {}
+        recorded = record_calls(model, self.operations.values(), self.probe)
+        self.outputs, self.calls, self.layer_norms = recorded
+        self._num_calls = Counter(id(call.operation) for call in self.calls)
         self.compiled = {
             path
             for path, operation in self.layers.items()
             if isinstance(operation.call, tf.types.experimental.PolymorphicFunction)
         }
-        latest: dict[int, Tensor] = {}  # by rank
-
-        def see(operation: Any, arguments: Any, outputs: Any) -> None:
-            inputs = tree.flatten(arguments)
-            # Symbolic here means: inside a call compiled with tf.function.
-            if any(tf.is_symbolic_tensor(x) for x in tree.flatten(outputs)):
-                return
-            self._num_calls[id(operation)] = self.num_calls(operation) + 1
-            shape = tuple(outputs.shape) if ops.is_tensor(outputs) else None
-            call = Call(
-                operation,
-                [vectors_of(x) for x in inputs],
-                vectors_of(outputs),
-                shape,
-                any(outputs is x for x in (*inputs, *latest.values())),
-                any(ops.is_tensor(x) and tuple(x.shape) == shape for x in inputs),
-                [len(x.shape) for x in inputs if ops.is_tensor(x)],
-            )
-            self.calls.append(call)
-            if is_layer_norm(operation):
-                self.layer_norms.append((operation, inputs[0], outputs))
-            if shape is not None and len(shape) in (3, 4):
-                latest[len(shape)] = outputs
-
-        with observe(self.operations.values(), see):
-            self.outputs = model(self.probe, training=False)
 
     def path(self, operation: Any) -> str:
         """Return the path of an operation within the model."""
@@ -113,7 +59,7 @@ class TrialRun:
 
     def num_calls(self, operation: Any) -> int:
         """Return how often one run of the model calls the operation."""
-        return self._num_calls.get(id(operation), 0)
+        return self._num_calls[id(operation)]
 
     def first_call(self, operation: Any) -> Call:
         """Return the first call of an operation that was called."""
@@ -278,22 +224,3 @@ def enclosing_paths(path: str) -> list[str]:
     """
     names = path.split("/")[:-1]
     return ["/".join(names[:depth]) for depth in range(len(names), -1, -1)]
-
-
-def vectors_of(x: Any) -> np.ndarray | None:
-    """Return the float32 values of a tensor that holds one vector for each image.
-
-    Of the shape (n, d); axes of size 1 beside the vector's are dropped. None for
-    anything else.
-
-    Example:
-
-    >>> vectors_of(ops.ones((2, 1, 1, 8))).shape
-    (2, 8)
-    """
-    if not ops.is_tensor(x) or tf.is_symbolic_tensor(x) or len(x.shape) < 2:
-        return None
-    width = max(x.shape[1:])
-    if math.prod(x.shape[1:]) != width or not keras.backend.is_float_dtype(x.dtype):
-        return None
-    return ops.convert_to_numpy(ops.cast(x, "float32")).reshape(-1, width)

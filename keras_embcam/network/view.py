@@ -16,7 +16,6 @@ from keras_embcam.network.choose_maps import MapChooser
 from keras_embcam.network.feature_map import share_on_other_tokens
 from keras_embcam.network.feature_maps import FeatureMaps, Scales, TokenBlocks
 from keras_embcam.network.front import Fronts
-from keras_embcam.network.hooks import leave_unchanged
 from keras_embcam.network.noise_images import find_images, make_noise_images
 from keras_embcam.network.raw_embedding import find_embedding
 from keras_embcam.network.recording import run_and_record
@@ -141,8 +140,7 @@ class ModelView:
             with _build_lock:
                 if not _is_built(model):
                     model(make_noise_images(model, images), training=False)
-        with leave_unchanged(model):
-            trial = TrialRun(model, images)
+        trial = TrialRun(model, images)
         self._embedding = find_embedding(trial, embedding_layer)
         self.embedding = self._embedding.description
         self.cosine_head = self._embedding.head

@@ -1,0 +1,90 @@
+"""Measure on noise images which gradients the embedding of a model has at layers."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_embcam.network.embedding_source import EmbeddingSource
+from keras_embcam.network.gradient_checks import length_gradient, random_directions
+from keras_embcam.network.noise_images import NUM_PROBES
+from keras_embcam.network.noise_runs import run_on_noise
+from keras_embcam.network.recording import run_and_record
+
+Tensor = Any
+
+
+class Measured(NamedTuple):
+    """What a run on noise images and two ways back show, float32.
+
+    Attributes:
+        outputs: of each layer.
+        embeddings: (n, d).
+        gradients: of a random direction of the embedding at each output.
+        length_gradient: see `length_gradient`, at the last layer.
+    """
+
+    outputs: list[np.ndarray]
+    embeddings: np.ndarray
+    gradients: list[np.ndarray]
+    length_gradient: float
+
+
+def measure_gradients(
+    model: keras.Model,
+    probe: Any,
+    operations: Sequence[Any],
+    paths: Sequence[str],
+    source: EmbeddingSource,
+) -> Measured:
+    """Run a model on noise images, and back to some of its layers.
+
+    Args:
+        model: see `run_and_record`.
+        probe: see `make_noise_images`.
+        operations: the layers.
+        paths: of the layers.
+        source: of the embedding.
+
+    Raises:
+        NoGradientError: where the embedding does not use a layer.
+        ValueError: as in `run_and_record`.
+    """
+
+    def measure(images: Any, directions: Tensor) -> Any:
+        run = run_and_record(model, images, operations, paths, source)
+        embeddings = ops.cast(run.embeddings, "float32")
+        lengths = ops.norm(embeddings, axis=1, keepdims=True)
+        across = run.pull_back(directions)
+        along = run.pull_back(embeddings / ops.maximum(lengths, 1e-30))
+        return (
+            run.outputs,
+            embeddings,
+            across,
+            _row_lengths(along[-1]),
+            _row_lengths(across[-1]),
+        )
+
+    shape = (NUM_PROBES, source.width)
+    directions = random_directions(shape).astype("float32")
+    found = run_on_noise(measure, probe, directions)
+    outputs, embeddings, gradients, along, across = found
+    embeddings = ops.convert_to_numpy(embeddings)
+    return Measured(
+        [_to_numpy(x) for x in outputs],
+        embeddings,
+        [_to_numpy(x) for x in gradients],
+        length_gradient(
+            embeddings, _to_numpy(along), _to_numpy(_row_lengths(gradients[-1]))
+        ),
+    )
+
+
+def _row_lengths(tensor: Tensor) -> Tensor:
+    return ops.norm(ops.reshape(tensor, (ops.shape(tensor)[0], -1)), axis=1)
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    return ops.convert_to_numpy(ops.cast(tensor, "float32"))
