@@ -117,3 +117,11 @@ def test_class_means_need_images() -> None:
     ):
         with pytest.raises(ValueError, match="Class means need images: call `update`"):
             function()
+
+
+def test_labels_that_are_no_numbers_of_classes_are_refused() -> None:
+    embeddings, labels = make_classes()
+    for largest in (2_000_000, 10**9):
+        labels[0] = largest
+        with pytest.raises(ValueError, match=f"Received {largest} .* np.unique"):
+            class_mean(embeddings, labels)

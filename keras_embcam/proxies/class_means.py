@@ -7,6 +7,9 @@ from keras import ops
 
 from keras_embcam.proxies.elementary import single_point
 
+# More rows than that for each image are no numbers of classes.
+MAX_ROWS_PER_IMAGE = 1000
+
 
 class RunningClassMean:
     """Class means of unit embeddings, gathered batch by batch.
@@ -99,7 +102,7 @@ def class_mean(
 
     Args:
         embeddings: (n, d) raw.
-        labels: (n,) integers, 0 to classes - 1.
+        labels: (n,) integers, 0 to classes - 1; number others with `np.unique`.
         num_classes: by default the largest label plus 1.
         leave_one_out: return for each image the mean of the other images of its
             class instead. The paper averages over all, the explained one included.
@@ -121,6 +124,13 @@ def class_mean(
         are_integers = np.issubdtype(values.dtype, np.integer)
         # Of other labels `check_labels` says what they must be.
         num_classes = int(values.max(initial=0)) + 1 if are_integers else 1
+        if num_classes > MAX_ROWS_PER_IMAGE * max(len(embeddings), 100):
+            raise ValueError(
+                "`labels` are the numbers of the rows that are returned, so they must "
+                f"be 0 to classes - 1. Received {num_classes - 1} for {len(embeddings)}"
+                " images. Number them with `classes, labels = np.unique(labels, "
+                "return_inverse=True)`, or pass `num_classes`."
+            )
     means = RunningClassMean(num_classes)
     means.update(embeddings, labels)
     return means.leave_one_out(embeddings, labels) if leave_one_out else means.result()
