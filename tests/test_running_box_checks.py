@@ -86,3 +86,11 @@ def test_no_box_at_all():
 def test_doctests():
     finished = doctest.testmod(box_checks, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert finished.attempted and not finished.failed
+
+
+@pytest.mark.parametrize("bounding_box_format", ["rel_yxyx", "rel_xyxy"])
+def test_swapped_corners_are_named(bounding_box_format):
+    with pytest.raises(ValueError, match="Their corners are swapped"):
+        finish(RELATIVE[..., [2, 3, 0, 1]], bounding_box_format)
+    with pytest.raises(ValueError, match="Their corners are swapped"):
+        finish(RELATIVE[..., [2, 1, 0, 3]], bounding_box_format)

@@ -123,6 +123,20 @@ Did you mean bounding_box_format='yxyx'?
     def _suggest(self) -> str:
         """Return a question for the format that fits nearly all boxes, if one does."""
         boxes = np.concatenate(self._kept)
+        has_corners = self._format.removeprefix("rel_") in ("yxyx", "xyxy")
+        if has_corners and (boxes[:, 2:] < boxes[:, :2]).any(axis=1).mean() > 0.05:
+            sorted_boxes = np.concatenate(
+                [
+                    np.minimum(boxes[:, :2], boxes[:, 2:]),
+                    np.maximum(boxes[:, :2], boxes[:, 2:]),
+                ],
+                axis=1,
+            )
+            if self._share_inside(sorted_boxes, self._format) > 0.95:
+                return (
+                    " Their corners are swapped: the one with the smaller numbers must "
+                    "come first, as in (x_min, y_min, x_max, y_max)."
+                )
         other = self._format.removeprefix("rel_")
         if other == self._format:
             other = f"rel_{other}"
