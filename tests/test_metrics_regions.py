@@ -183,7 +183,7 @@ def test_masks_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_integer_masks_need_a_foreground(dtype: str) -> None:
-    with pytest.raises(ValueError, match=f"must be bool.*`foreground`.*{dtype}"):
+    with pytest.raises(ValueError, match=f"must be bool.*`mask_foreground=`.*{dtype}"):
         split(TRIMAP.astype(dtype))
 
 

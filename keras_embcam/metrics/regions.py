@@ -236,7 +236,8 @@ def split_masks(
     if foreground is None and (dtype != "bool" or ignored is not None):
         raise ValueError(
             "`masks` must be bool where `foreground` is None; for integer masks pass "
-            "`foreground`, the value of the object, and `ignored` where there is one. "
+            "`foreground`, the value of the object, and `ignored` where there is one "
+            "(`mask_foreground=` and `mask_ignored=` of the logger and `evaluate`). "
             f"Received: masks.dtype={dtype}, ignored={ignored!r}"
         )
     if foreground is None:
