@@ -14,6 +14,7 @@ from keras_embcam.network.front import Front, Stop
 from keras_embcam.network.hooks import leave_unchanged, observe
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.network.trial_run import list_operations
+from keras_embcam.network.vector_rows import is_probabilities
 
 # Images up to the first value are in [0, 1] or [-1, 1], those from the second one on in
 # [0, 255]; between them nothing is known.
@@ -185,6 +186,9 @@ def _compare_embeddings(
         pairs = [(model(x, training=False)) for x in (images, larger)]
     now, then = (tree.flatten(x)[0] for x in pairs)
     if len(now.shape) != 2:
+        return None
+    # Probabilities of larger logits differ more, whatever the range.
+    if is_probabilities(ops.convert_to_numpy(then)):
         return None
     spreads = [1 - _mean_cosine(ops.convert_to_numpy(x)) for x in (now, then)]
     if not spreads[1] >= 10 * max(spreads[0], 1e-6):
