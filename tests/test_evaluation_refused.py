@@ -142,3 +142,11 @@ def test_doctests(name: str) -> None:
     module = importlib.import_module(f"keras_embcam.evaluation.{name}")
     results = doctest.testmod(module)
     assert results.attempted and not results.failed
+
+
+def test_models_of_several_inputs_are_refused(examples: dict) -> None:
+    images, meta = keras.Input((SIZE, SIZE, 2)), keras.Input((3,), name="meta")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 1)(images))
+    model = keras.Model([images, meta], layers.Concatenate()([x, meta]))
+    with pytest.raises(ValueError, match="models of one input, .*'meta'"):
+        evaluate(model, {**examples, "meta": np.zeros((NUM_IMAGES, 3))})

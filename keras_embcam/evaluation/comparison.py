@@ -22,7 +22,7 @@ from keras_embcam.evaluation.several_models import describe_architecture
 from keras_embcam.evaluation.weight_randomization import measure_randomized
 from keras_embcam.evaluation.whole_set import choose_metrics, measure_figures
 from keras_embcam.metrics import ObjectFormat
-from keras_embcam.network.inputs import check_model
+from keras_embcam.network.inputs import check_model, name_inputs
 from keras_embcam.running.labelled_examples import ExampleStream
 from keras_embcam.whole_numbers import check_integer
 
@@ -122,6 +122,13 @@ def evaluate(
     (0.5, 1.0)
     """
     check_model(model)
+    names = name_inputs(model)
+    if len(names) > 1:
+        raise ValueError(
+            "`evaluate` takes models of one input, the images, since its measures "
+            f"change them. The model takes {names}. Pass a model of the images alone, "
+            "which feeds the other inputs with constants."
+        )
     check_integer("faithfulness_images", faithfulness_images, 0)
     check_integer("num_timings", num_timings, 0)
     if faithfulness_images:
