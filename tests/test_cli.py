@@ -390,3 +390,15 @@ def test_inspect_names_the_prefix_tokens_of_a_transformer(tmp_path, capsys):
     candidates = printed.split("layers with a vector")[0]
     assert "  final (None, 18, 12)" in candidates
     assert "attention/" not in candidates
+
+
+def test_messages_name_the_flags_of_the_command(folder, tmp_path, capsys):
+    options = ("--conv-layer", "lost", "--out", tmp_path)
+    assert run(folder, folder / "images", *options) == 2
+    assert "`--conv-layer` must name a layer" in capsys.readouterr().err
+    signed = folder / "signed.keras"
+    layers_of = [keras.Input((32, 32, 3)), layers.Rescaling(2.0), layers.Conv2D(4, 3)]
+    keras.Sequential([*layers_of, layers.GlobalAveragePooling2D()]).save(signed)
+    images = str(folder / "images")
+    assert main(["explain", str(signed), images, "--out", str(tmp_path)]) == 0
+    assert "with `--preprocessing`" in capsys.readouterr().err

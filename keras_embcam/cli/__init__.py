@@ -32,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.check(options)
         import_tensorflow_quietly(options.run is not explain_catalogue.run)
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+
+            def show(message: Warning | str, *_: Any, **__: Any) -> None:
+                text = _name_flags(str(message), options.flags)
+                print(f"embcam: warning: {text}", file=sys.stderr)
+
+            warnings.showwarning = show
             options.run(options)
     except KeyboardInterrupt:
         print(f"\nembcam: {options.after_interrupt}", file=sys.stderr)
@@ -40,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # what a model raises may be of any type
         if options.debug:
             traceback.print_exc()
-        print(f"embcam: error: {_describe(error, options.debug)}", file=sys.stderr)
+        text = _name_flags(_describe(error, options.debug), options.flags)
+        print(f"embcam: error: {text}", file=sys.stderr)
         return 2
     return 0
 
@@ -56,6 +62,10 @@ def _make_parser() -> argparse.ArgumentParser:
         added.add_argument(
             "--debug", action="store_true", help="show where an error comes from"
         )
+        flags = {
+            x.dest: x.option_strings[0] for x in added._actions if x.option_strings
+        }
+        added.set_defaults(flags=flags)
         if added.get_default("after_interrupt") is None:
             added.set_defaults(after_interrupt="interrupted.")
     return parser
@@ -76,8 +86,21 @@ def _join_negative_values(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"embcam: warning: {message}", file=sys.stderr)
+def _name_flags(message: str, flags: dict[str, str]) -> str:
+    """Return a message with the flags of the command in place of Python's arguments.
+
+    Example:
+
+    >>> _name_flags("Pass `top_k=3`, or `images`.", {"top_k": "--top-k"})
+    'Pass `--top-k 3`, or `images`.'
+    """
+    if "preprocessing" in flags:
+        flags = {**flags, "preprocessing_function": flags["preprocessing"]}
+    return re.sub(
+        r"`(\w+)(=?)",
+        lambda x: f"`{flags[x[1]]}{' ' if x[2] else ''}" if x[1] in flags else x[0],
+        message,
+    )
 
 
 def _describe(error: Exception, is_debugging: bool) -> str:
