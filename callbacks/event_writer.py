@@ -1,5 +1,6 @@
 """Write what an update found as TensorBoard events."""
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -24,7 +25,16 @@ class EventWriter:
 
     def __init__(self, log_dir: str) -> None:
         self.run_dir = tf.io.gfile.join(log_dir, "validation")
-        self._validation = tf.summary.create_file_writer(self.run_dir)
+        try:
+            self._validation = tf.summary.create_file_writer(self.run_dir)
+            self._validation.flush()
+        except tf.errors.OpError as error:
+            # Without what TensorFlow says about its own parts.
+            reason = re.sub(r"\{\{.*?\}\} | \[Op.*", "", error.message)
+            raise ValueError(
+                "`log_dir` must be a folder that can be written. Received: "
+                f"{log_dir!r} ({reason.splitlines()[0]})"
+            ) from error
         self._log_dir = log_dir
         self._uniform: Any = None
 

@@ -35,6 +35,7 @@ from keras_embcam.proxies import RunningClassMean
 from keras_embcam.running.box_checks import BoxCheck
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import list_compiled, run_batches
+from keras_embcam.running.finite_check import FiniteCheck
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.labelled_examples import Examples, ExampleStream
 from keras_embcam.running.one_batch import embed_images, explain_images
@@ -265,6 +266,7 @@ class ValidationRun:
             function = self._proxies.proxy if callable(self._proxies.proxy) else None
             chooser = ProxyChooser(function)
         embeddings, heatmaps, _ = self._run(batch, explain_images, chooser)
+        FiniteCheck().update(embeddings, heatmaps)
         return embeddings, heatmaps
 
     def _run(

@@ -12,6 +12,7 @@ from keras_embcam.network.inputs import check_model
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.details import explain_in_detail
+from keras_embcam.running.finite_check import FiniteCheck
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.one_batch import embed_images
 from keras_embcam.weightings import Weighting
@@ -69,7 +70,8 @@ def explain_batches(
         verbose: 1 for a progress bar.
 
     Raises:
-        ValueError: for images, layers, labels or proxies that do not fit.
+        ValueError: for images, layers, labels or proxies that do not fit, or a batch
+            of which no embedding is finite.
         TypeError: for images of an unknown kind, or what is no Keras model.
 
     Example:
@@ -114,7 +116,9 @@ def explain_batches(
     def explanations() -> Iterator[Explanation]:
         bar = keras.utils.Progbar(source.num_images, verbose=verbose, unit_name="image")
         num_seen = 0
+        check = FiniteCheck()
         for batch, (embeddings, heatmaps, scores, *shares) in batches:
+            check.update(embeddings, heatmaps, num_seen)
             num_seen += len(embeddings)
             bar.update(num_seen)
             yield Explanation(

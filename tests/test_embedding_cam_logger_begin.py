@@ -127,7 +127,8 @@ class TestChecksBeforeTheTraining:
     def test_a_folder_that_cannot_be_written(self, tmp_path, branch):
         (tmp_path / "file").write_text("in the way")
         logger = EmbeddingCAMLogger(tmp_path / "file" / "logs", EXAMPLES, strict=True)
-        with pytest.raises(tf.errors.OpError, match="file"):
+        message = r"`log_dir` must be a folder that .*\(/.*file is not a directory\)$"
+        with pytest.raises(ValueError, match=message):
             begin(branch, logger)
 
     def test_unused_entries(self, tmp_path, branch):
@@ -466,3 +467,14 @@ def test_doctests(name):
     module = importlib.import_module(f"keras_embcam.callbacks.{name}")
     finished = doctest.testmod(module)
     assert finished.attempted and not finished.failed
+
+
+def test_embeddings_of_nan_are_named_and_the_training_goes_on(tmp_path):
+    model = make_branch()
+    logger = EmbeddingCAMLogger(tmp_path, EXAMPLES)
+    begin(model, logger)
+    model.get_layer("embedding").set_weights([np.full((6, 4), np.nan), np.zeros(4)])
+    logger.on_epoch_begin(0)
+    logs = {}
+    with pytest.warns(UserWarning, match="training goes on.*embeddings are not finite"):
+        logger.on_epoch_end(0, logs)

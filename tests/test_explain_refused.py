@@ -165,3 +165,54 @@ def test_a_gallery_for_one_query_says_what_to_pass(parts) -> None:
     with pytest.raises(ValueError, match=r"Received 5 for 1 images.*proxies\[None\]"):
         explain(model, parts.images[:1], proxies=gallery)
     assert explain(model, parts.images[:1], proxies=gallery[None]).shape[:2] == (1, 5)
+
+
+# What would make maps that say nothing
+
+
+def test_weights_of_nan_are_refused() -> None:
+    broken = make_model()
+    # Behind the last ReLU, which turns NaN into 0 on some processors.
+    kernel, bias = broken.layers[-1].get_weights()
+    broken.layers[-1].set_weights([np.full_like(kernel, np.nan), bias])
+    with pytest.raises(ValueError, match=r"not finite, .* images \[0, 1, 2, 3, 4\]"):
+        explain(broken, make_images())
+
+
+def test_single_images_that_overflow_are_named_once() -> None:
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(6, 3, activation="relu")(inputs)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(WIDTH)(keras.ops.cast(x, "float16")))
+    images = make_images()
+    images[[1, 4]] *= 1e7
+    with pytest.warns(UserWarning) as caught:
+        heatmaps = explain(model, images, batch_size=3)
+    assert np.isfinite(heatmaps[[0, 2, 3]]).all()
+    messages = [str(x.message) for x in caught if "not finite" in str(x.message)]
+    assert len(messages) == 1 and "[1]" in messages[0]
+
+
+@pytest.mark.parametrize("step", [keras.ops.sign, keras.ops.round])
+@pytest.mark.parametrize("conv_layer", [None, "first"])
+def test_hashes_say_what_to_pass(step, conv_layer) -> None:
+    keras.utils.set_random_seed(0)
+    plain = make_model("tanh")
+    hashing = keras.Model(plain.inputs[0], step(plain.outputs[0]))
+    with pytest.raises(ValueError, match="(?s)hash, .*`embedding_layer`.*dense"):
+        explain(hashing, make_images(), conv_layer=conv_layer)
+    name = plain.layers[-1].name
+    found = explain(hashing, make_images(), embedding_layer=name)
+    np.testing.assert_allclose(found, explain(plain, make_images()), atol=1e-6)
+
+
+def test_videos_are_refused_with_what_is_supported() -> None:
+    video = keras.Sequential(
+        [
+            keras.Input((4, SIZE, SIZE, 3)),
+            layers.Conv3D(4, 3),
+            layers.GlobalAveragePooling3D(),
+        ]
+    )
+    with pytest.raises(ValueError, match="videos and volumes, .* are not supported"):
+        explain(video, np.zeros((2, 4, SIZE, SIZE, 3), "float32"))

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_embcam.keras_private import is_rematerialized
 from keras_embcam.network.branches import Branches
 from keras_embcam.network.embedding_source import EmbeddingSource
 from keras_embcam.network.feature_maps import (
@@ -26,7 +25,11 @@ from keras_embcam.network.gradient_checks import (
 from keras_embcam.network.measured_gradients import Measured, measure_gradients
 from keras_embcam.network.noise_runs import run_on_noise
 from keras_embcam.network.recording import NoGradientError, pull_back_between
-from keras_embcam.network.trial_run import TrialRun, enclosing_paths
+from keras_embcam.network.trial_run import TrialRun
+from keras_embcam.network.unreached import check_gradient, describe_flat, describe_hash
+
+# Layers to try by default before the gradient of an embedding is taken to be zero.
+MAX_FLAT = 3
 
 
 class Chosen(NamedTuple):
@@ -100,7 +103,8 @@ class MapChooser:
                     + ("`token_grid=(h, w)`, " if self._features.has_tokens else "")
                     + "or images that are large enough. Layers with a 4-D output"
                     + (" or tokens" if self._features.has_tokens else "")
-                    + f":\n{self._features.list_candidates()}"
+                    + f":\n{self._features.list_candidates()}\n"
+                    + describe_hash(self._trial)
                 )
         for _ in range(num_scales - 1):
             # Where the model has no finer map, those found so far serve.
@@ -166,6 +170,7 @@ class MapChooser:
     def _add_map(self, candidates: Iterator[FeatureMap], conv_layer: Any) -> bool:
         """Take the first candidate that a gradient reaches; tell if there is one."""
         others = self._maps
+        num_flat = 0
         for candidate in candidates:
             if any(candidate.operation is other.operation for other in others):
                 raise ValueError(
@@ -177,6 +182,12 @@ class MapChooser:
                 measured = self._measure([*others, candidate])
             except NoGradientError:
                 check_gradient(self._trial, candidate.operation, conv_layer)
+                continue
+            if measured.is_flat:
+                # Behind a sign or a rounding, all layers are; a dead one may be alone.
+                num_flat += 1
+                if conv_layer is not None or num_flat == MAX_FLAT:
+                    raise ValueError(describe_flat(self._trial, self._source))
                 continue
             values = measured.outputs[-1]
             if conv_layer is None and candidate.layout is None:
@@ -191,6 +202,8 @@ class MapChooser:
                 self._prefer_map(candidate)
             self._ratio = measured.length_gradient
             return True
+        if num_flat:
+            raise ValueError(describe_flat(self._trial, self._source))
         return False
 
     def _is_right(
@@ -262,30 +275,3 @@ def check_layers(names: Any) -> list[Any]:
             f"Received: {names!r}"
         )
     return list(names)
-
-
-def check_gradient(trial: TrialRun, operation: Any, conv_layer: Any) -> None:
-    """Say why no gradient reaches this layer, where that should be an error.
-
-    Args:
-        trial: of the model.
-        operation: the layer that was tried.
-        conv_layer: what the user named, None for a layer found by default.
-
-    Raises:
-        ValueError: for a layer that the user named or that is rematerialised.
-    """
-    path = trial.path(operation)
-    around = (path, *enclosing_paths(path))
-    if any(is_rematerialized(trial.layers[x]) for x in around):
-        raise ValueError(
-            f"The layer {path!r} was built inside a `keras.RematScope` and computes "
-            "its output again on the way back, where it cannot be recorded. Build the "
-            "model again without the scope: its weights fit unchanged."
-        )
-    if conv_layer is not None:
-        raise ValueError(
-            f"No gradient reaches {path!r} from the embedding: the embedding does not "
-            "use this layer, or `stop_gradient` lies between them. Pass another "
-            f"`conv_layer`. Candidates:\n{trial.list_candidates(3, 4)}"
-        )

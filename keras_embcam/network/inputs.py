@@ -135,6 +135,13 @@ def check_shapes(images: Any, model: keras.Model) -> None:
                 f"The model takes images of the shape {expected}. Received the shape "
                 f"{array.shape}. {_hint(array.shape, expected)}"
             )
+    if any(array.ndim == 5 for array in flat):
+        raise ValueError(
+            "Images must have the shape (n, H, W, channels): videos and volumes, and "
+            "maps of 3-D convolutions, are not supported. Received the shapes "
+            f"{[array.shape for array in flat]}. Explain a network of single frames, "
+            "with the frames as images."
+        )
     if not any(array.ndim == 4 for array in flat):
         raise ValueError(
             "`images` must have the shape (n, H, W, channels). Received the shape "

@@ -31,6 +31,12 @@ class Measured(NamedTuple):
     gradients: list[np.ndarray]
     length_gradient: float
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether embeddings other than zero have no gradient at the last layer."""
+        has_value = self.embeddings.any(axis=1)
+        return bool(has_value.any() and not self.gradients[-1][has_value].any())
+
 
 def measure_gradients(
     model: keras.Model,

@@ -1,0 +1,45 @@
+"""Say where embeddings or maps are not finite, since such maps mean nothing."""
+
+import warnings
+
+import numpy as np
+
+NUM_LISTED = 20
+
+
+class FiniteCheck:
+    """Looks at batches of embeddings and maps, and warns once."""
+
+    def __init__(self) -> None:
+        self._has_warned = False
+
+    def update(
+        self, embeddings: np.ndarray, heatmaps: np.ndarray, first: int = 0
+    ) -> None:
+        """Look at a batch.
+
+        Args:
+            embeddings: (n, d).
+            heatmaps: (n, h, w) or (n, m, h, w).
+            first: the number of the first image, for messages.
+
+        Raises:
+            ValueError: where no image has a finite embedding and map.
+        """
+        # What is not finite in a map is in all of it, once it is divided by its
+        # maximum. Sums of rows would take as long as the maps of small images.
+        corners = heatmaps[..., 0, 0].reshape(len(embeddings), -1)
+        is_finite = np.isfinite(embeddings).all(axis=1) & np.isfinite(corners).all(1)
+        if is_finite.all() or (is_finite.any() and self._has_warned):
+            return
+        self._has_warned = True
+        bad = np.flatnonzero(~is_finite)[:NUM_LISTED] + first
+        message = (
+            "The embeddings are not finite, or the maps, so these say nothing. Not so "
+            f"for the images {bad.tolist()}. Look for NaN in the weights of the model "
+            "(a training that diverged), and for half precision that overflows: "
+            "`keras.DTypePolicy('float32')` does not."
+        )
+        if not is_finite.any():
+            raise ValueError(message)
+        warnings.warn(message, stacklevel=3)
