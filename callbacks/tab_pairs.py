@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from keras_embcam.callbacks.tab_writer import MAX_MAP_SIDE
 from keras_embcam.callbacks.update import Update, shrink_heatmaps
 from keras_embcam.callbacks.validation_run import ValidationRun
 from keras_embcam.method import Method
+from keras_embcam.network.noise_images import find_images
 from keras_embcam.retrieval.known_pairs import map_known_pairs
 from keras_embcam.running.compiled_functions import list_compiled
 from keras_embcam.running.labelled_examples import ExampleStream
@@ -97,10 +99,10 @@ class PairMaps:
         embeddings: np.ndarray,
         run: ValidationRun,
     ) -> dict[str, Any]:
-        batches = iter(self._stream)
-        first = next(batches)
         view = list_compiled(run.model)[-1].view
-        if view.fronts.field(first["image"].shape[1:3]) is not None:
+        batches = self._read(max(*rows, *matches))
+        first = next(batches)
+        if view.fronts.field(find_images(first).shape[1:3]) is not None:
             return {}  # it crops or pads: positions would be misplaced
         layer = run.method.conv_layer
         # Of a pair, heat is that of one layer.
@@ -111,7 +113,7 @@ class PairMaps:
         both = map_known_pairs(
             run.model,
             method,
-            map(self._stream.inputs_of, itertools.chain([first], batches)),
+            itertools.chain([first], batches),
             rows,
             matches,
             embeddings,
@@ -119,3 +121,12 @@ class PairMaps:
         heat = [np.maximum(signed, 0) for signed in both]
         small = [shrink_heatmaps(x, x.shape[1:], MAX_MAP_SIDE) for x in heat]
         return {"pair_examples": rows, "pair_maps": np.stack(small)}
+
+    def _read(self, last: int) -> Iterator[Any]:
+        """Yield what the model takes of each batch, up to that of an example."""
+        start = 0
+        for batch in self._stream:
+            yield self._stream.inputs_of(batch)
+            start += len(batch["image"])
+            if start > last:
+                return

@@ -389,6 +389,31 @@ def test_two_runs_stand_side_by_side_with_their_difference(tab, made):
     assert tab.locate(".card[data-place='2'] canvas").count() == 1
 
 
+def test_runs_are_matched_by_names_whatever_their_order(open_page, tab_logs, tmp_path):
+    runs = [tab_logs.Run(4, 1), tab_logs.Run(4, 1, 0.2, seed=1)]
+    names = ["<img src=x onerror=alert(2)>", "birds/b.jpg", "c", "d"]
+    ratios = []
+    for run, own in zip(runs, [names, names[:0:-1] + ["e"]], strict=True):
+        examples = dataclasses.replace(run.examples, names=own)
+        update = dataclasses.replace(run.make_update(0), examples_key=examples.key)
+        writer = tab_logs.EventFileWriter(str(tmp_path / f"run{len(ratios)}"))
+        for tag, written in zip(tab_format.PARTS, [examples, update], strict=True):
+            tab_logs.write_blobs(writer, tag, 0, written.to_blobs())
+        writer.close()
+        ratios.append(dict(zip(own, kept(update), strict=True)))
+    tab = open_page(tmp_path).open("sort=name")
+    tab.wait_for_cards()
+    assert tab.names() == [*names, "e"]
+    for place, name in enumerate(tab.names()):
+        found = tab.locate(f".card[data-place='{place}'] b").all_inner_texts()
+        shares = [own.get(name, np.nan) for own in ratios]
+        assert found == [f"{x:.2f}" for x in shares if np.isfinite(x)]
+    tab.locate(".card").first.click()
+    tab.locate(".detail h2").wait_for()
+    assert tab.locate(".detail h2").inner_text() == names[0]
+    tab.settle()
+
+
 def test_one_example_shows_all_epochs_and_its_matches(tab, made):
     _, runs, updates = made
     run, update = runs["honest"], updates["honest"][0]
