@@ -1,7 +1,6 @@
 """What MkDocs fills into pages: the public names, and all errors, from the source."""
 
 import ast
-import logging
 import re
 import textwrap
 from collections.abc import Iterable
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-LOG = logging.getLogger("mkdocs.hooks")
 
-# The parts of the package by what their errors are about, as the page groups them.
+# The parts of the package by what their errors are about, as the page groups them; what
+# is not named stands in the last group.
 ERRORS = {
     "Images and files": (
         "running/image_",
@@ -21,6 +20,7 @@ ERRORS = {
         "network/noise",
         "drawing",
         "unit_vectors",
+        "whole_numbers",
     ),
     "Layers and embeddings": (
         "network/",
@@ -40,13 +40,13 @@ ERRORS = {
         "sampling",
     ),
     "The logger and the tab": ("callbacks/", "tensorboard/", "tab_format"),
-    "Retrieval": ("retrieval/", "nearest_neighbors"),
+    "Retrieval": ("retrieval/", "vector_search"),
     "Evaluation": ("evaluation/",),
     "Transfer of weights": ("transfer/",),
     "Catalogues": ("catalogue/",),
     "Maps at the pixels": ("pixels",),
     "Losses": ("losses/",),
-    "Commands, the demo and plots": ("cli/", "demo/", "showing"),
+    "Commands, the demo, plots and the rest": ("cli/", "demo/", "showing", ""),
 }
 Spellers = dict[str, ast.expr | None]
 KINDS = {"ValueError", "TypeError", "ImportError", "KeyError", "RuntimeError"}
@@ -113,18 +113,14 @@ def list_errors() -> str:
     groups: dict[str, list[str]] = {name: [] for name in ERRORS}
     for path, tree in trees.items():
         part = str(path.relative_to(ROOT)).removeprefix("keras_embcam/")
-        messages = find_messages(tree, spellers)
         # The longest beginning decides: "running/box" before "running/".
-        fits = [
+        _, group = max(
             (len(start), group)
             for group, starts in ERRORS.items()
             for start in starts
             if part.startswith(start)
-        ]
-        if messages and not fits:
-            LOG.warning("docs/site_hooks.py groups no errors of %s", part)
-        elif messages:
-            groups[max(fits)[1]] += messages
+        )
+        groups[group] += find_messages(tree, spellers)
     lines = []
     for group, messages in groups.items():
         lines += ["", f"### {group}", ""]
