@@ -3,7 +3,7 @@
     python docs/make_pictures.py --weights MOBILENET_V2_IMAGENET.h5
 
 Trains the two networks of the demo (two minutes on two cores), saves them in
-`build/pictures`, and writes `docs/pictures`. Without weights of a MobileNetV2 (no top)
+`logs/pictures`, and writes `docs/pictures`. Without weights of a MobileNetV2 (no top)
 the photographs of scikit-learn are left out; `--reuse` takes the saved networks.
 The picture of TensorBoard's tab, `docs/tab.jpg`, is a screenshot.
 """
@@ -31,7 +31,7 @@ from keras_embcam.metrics import heatmap_ratio_in_boxes
 from keras_embcam.proxies import class_mean, contrast, counterfactual
 
 ROOT = Path(__file__).parent.parent
-WORK = ROOT / "build" / "pictures"
+WORK = ROOT / "logs" / "pictures"
 OUT = ROOT / "docs" / "pictures"
 SCENES = [0, 1, 2, 3, 7, 9]
 
