@@ -21,13 +21,17 @@ SHOWN = {
 }
 
 
-@pytest.fixture(scope="module")
-def hooks():
-    path = ROOT / "docs" / "site_hooks.py"
-    specification = importlib.util.spec_from_file_location("site_hooks", path)
+def load(name):
+    path = ROOT / "docs" / f"{name}.py"
+    specification = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    return load("site_hooks")
 
 
 def test_what_users_are_told_to_import_from_is_shown():
@@ -91,3 +95,12 @@ def check(value):
         "`value` must be at least 0. Received: …",
         "It must be … and not less",
     }
+
+
+def test_tables_of_docstrings_become_markdown():
+    pytest.importorskip("griffe", reason="mkdocstrings is not installed (extra [docs])")
+    table = (
+        "===  =====\nrun  what\n===  =====\na    first\n     line\nb    c\n===  ====="
+    )
+    found = load("example_sections").to_markdown(table)
+    assert found == "| run | what |\n| --- | --- |\n| a | first line |\n| b | c |"
