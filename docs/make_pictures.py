@@ -232,7 +232,7 @@ def draw_photographs(weights: Path) -> None:
         for image, heatmap in zip(photographs, heatmaps, strict=True):
             picture = overlay_heatmap(image, heatmap)
             if options:
-                (box,) = find_boxes(heatmap[None], "otsu")
+                (box,) = find_boxes(heatmap[None], "otsu_4th_root")
                 picture = draw_boxes(picture, box, (255, 255, 255))
             pictures.append(picture)
     order = [pictures[i] for i in (0, 2, 4, 1, 3, 5)]

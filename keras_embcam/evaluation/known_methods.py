@@ -15,7 +15,6 @@ from keras_embcam.evaluation.baselines import (
 )
 from keras_embcam.evaluation.compared_method import ComparedMethod
 
-# Rows that explain nothing come first: what a method has to beat.
 METHODS: dict[str, ComparedMethod] = {
     method.name: method
     for method in (
@@ -45,6 +44,8 @@ METHODS: dict[str, ComparedMethod] = {
         ComparedMethod("xgradcam", weighting="xgradcam"),
     )
 }
+"""Methods by name. Rows that explain nothing come first: what a method has to beat."""
+
 DEFAULT_METHODS: tuple[str, ...] = (
     "uniform",
     "centred_gaussian",
@@ -55,6 +56,7 @@ DEFAULT_METHODS: tuple[str, ...] = (
     "gradcam++",
     "layercam",
 )
+"""Those of `evaluate` where none are named."""
 
 
 def get_methods(methods: Iterable[str | ComparedMethod]) -> list[ComparedMethod]:

@@ -13,6 +13,7 @@ from keras_embcam.weightings.by_gradient import (
 
 Tensor = Any
 Weighting = Callable[[Tensor, Tensor], Tensor]
+"""``(activations (n, h, w, k), gradients) -> weights``, broadcastable to both."""
 
 WEIGHTINGS: dict[str, Weighting] = {
     "gradcam": gradcam,
@@ -21,6 +22,7 @@ WEIGHTINGS: dict[str, Weighting] = {
     "hirescam": hirescam,
     "xgradcam": xgradcam,
 }
+"""Weightings by name."""
 
 
 def get_weighting(identifier: str | Weighting) -> Weighting:
