@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from two_convolutions import WIDTH, make_images, make_model, make_vectors
+from two_convolutions import SIZE, WIDTH, make_images, make_model, make_vectors
 
 from keras_embcam import explain, explain_batches
 from keras_embcam.proxies import class_mean
