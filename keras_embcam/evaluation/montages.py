@@ -53,7 +53,7 @@ def measure_montages(context: Context) -> Measured:
                 for number, heatmaps in context.explain(
                     montages.images[rows], [asked] * len(methods)
                 ):
-                    shares[number].append(heat_by_cell(heatmaps, num_cells)[:, cell])
+                    shares[number].append(_heat_in_cell(heatmaps, num_cells, cell))
         for row, several in zip(measured.columns, shares, strict=True):
             row[f"own_cell_{num_cells}"] = mean_of(np.concatenate(several))
     return measured
@@ -189,16 +189,19 @@ def heat_by_cell(heatmaps: Tensor, num_cells: int) -> np.ndarray:
     >>> heat_by_cell(np.float32([[[1, 2, 0, 1]]]), 2).tolist()
     [[0.75, 0.25]]
     """
+    _find_grid(num_cells)  # for its check
+    cells = range(num_cells)
+    return np.stack([_heat_in_cell(heatmaps, num_cells, x) for x in cells], axis=1)
+
+
+def _heat_in_cell(heatmaps: Tensor, num_cells: int, cell: int) -> np.ndarray:
+    """Return the share of each map's heat in one cell, (n,)."""
     rows, columns = _find_grid(num_cells)
-    shares = []
-    for cell in range(num_cells):
-        row, column = divmod(cell, columns)
-        box = np.array([column, row, column + 1, row + 1], "float32")
-        boxes = np.tile(box / [columns, rows, columns, rows], (len(heatmaps), 1))
-        shares.append(
-            heatmap_ratio_in_boxes(heatmaps, boxes.astype("float32"), "rel_xyxy")
-        )
-    return np.stack([ops.convert_to_numpy(x) for x in shares], axis=1)
+    row, column = divmod(cell, columns)
+    box = np.array([column, row, column + 1, row + 1], "float32")
+    boxes = np.tile(box / [columns, rows, columns, rows], (len(heatmaps), 1))
+    shares = heatmap_ratio_in_boxes(heatmaps, boxes.astype("float32"), "rel_xyxy")
+    return ops.convert_to_numpy(shares)
 
 
 def _find_grid(num_cells: int) -> tuple[int, int]:
