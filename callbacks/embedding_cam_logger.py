@@ -156,7 +156,6 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         check_integer("update_freq", update_freq, 1, other="epoch")
-        check_integer("batch_size", batch_size, 1)
         self.log_dir = check_log_dir(log_dir)
         self.update_freq = update_freq
         self.embedding_model = embedding_model
