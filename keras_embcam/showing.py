@@ -88,11 +88,12 @@ def to_html(
     for picture, caption in zip(pictures, captions, strict=True):
         small = _resize(picture, min(len(picture), MAX_HEIGHT))
         _, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+        encoded = base64.b64encode(data.tobytes()).decode()
         text = html.escape(caption)
         cells.append(
             '<figure style="display:inline-block;margin:4px;text-align:center">'
             f'<img alt="{text}" style="max-width:100%" src="data:image/jpeg;base64,'
-            f'{base64.b64encode(data).decode()}"/><figcaption>{text}</figcaption>'
+            f'{encoded}"/><figcaption>{text}</figcaption>'
             "</figure>"
         )
     shown = len(pictures)
