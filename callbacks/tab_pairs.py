@@ -109,6 +109,8 @@ class PairMaps:
         method = Method(
             conv_layer=None if isinstance(layer, list | tuple) else layer,
             embedding_layer=run.method.embedding_layer,
+            token_grid=run.method.token_grid,
+            num_prefix_tokens=run.method.num_prefix_tokens,
         )
         both = map_known_pairs(
             run.model,

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_embcam import explain, explain_batches, pixels
-from keras_embcam.callbacks import EmbeddingCAMLogger
+from keras_embcam.callbacks import EmbeddingCAMLogger, tab_pairs
 from keras_embcam.catalogue import driver
 from keras_embcam.catalogue.actor import PartExplainer
 from keras_embcam.cli import main
@@ -20,6 +20,7 @@ from keras_embcam.evaluation import DEFAULT_METHODS, Method, Report, evaluate
 from keras_embcam.evaluation.known_methods import get_methods, prepare_methods
 from keras_embcam.losses import TripletSemiHardLoss
 from keras_embcam.metrics import heatmap_ratio_in_boxes
+from keras_embcam.retrieval.known_pairs import map_known_pairs
 from keras_embcam.transfer import GradWeightDatabase
 
 WIDTH, SIZE = 8, 32
@@ -142,15 +143,26 @@ def test_a_stream_of_batches(model: keras.Model) -> None:
     assert not np.allclose(expected, explain(model, IMAGES), atol=0.1)
 
 
-def test_the_logger_in_a_training(tmp_path: Path) -> None:
+def test_the_logger_in_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = transformer()
     model.compile("adam", TripletSemiHardLoss())
-    quiet: dict = {"num_images": 0, "num_tab_examples": 0, "strict": True}
+    sizes = []
+
+    def map_pairs(*arguments: Any) -> Any:
+        maps = map_known_pairs(*arguments)
+        sizes.append(maps[0].shape[1:])
+        return maps
+
+    monkeypatch.setattr(tab_pairs, "map_known_pairs", map_pairs)
+    quiet: dict = {"num_images": 0, "strict": True}
     logger = EmbeddingCAMLogger(tmp_path, EXAMPLES, **quiet, **STATED)
     history = model.fit(IMAGES, LABELS, epochs=1, verbose=0, callbacks=[logger])
     [found] = history.history["val_heatmap_ratio_bbox"]
     assert found == pytest.approx(ratio(model, **STATED), abs=1e-5)
     assert abs(found - ratio(model)) > 1e-3
+    assert sizes == [STATED["token_grid"]]
 
 
 def test_methods_of_a_table(model: keras.Model) -> None:
