@@ -57,13 +57,13 @@ def overlay_all(
             above 1 are divided by their maximum.
         indices: of the images to draw.
     """
-    if np.shape(images[0])[-1] not in (1, 3):  # infrared, depth: shown in grey
-        images = [np.mean(image, axis=-1, keepdims=True) for image in images]
-    if not isinstance(images, list):
-        images = to_uint8(images)  # the range is judged by all of them
+    shown = [np.asarray(images[index]) for index in indices]
+    if shown and shown[0].shape[-1] not in (1, 3):  # infrared, depth: shown in grey
+        shown = [image.mean(axis=-1, keepdims=True) for image in shown]
+    if len({image.shape for image in shown}) == 1:
+        shown = list(to_uint8(np.stack(shown)))  # the range is judged by all of them
     pictures = []
-    for index in indices:
-        image = to_uint8(images[index])
+    for index, image in zip(indices, map(to_uint8, shown), strict=True):
         height = max(OVERLAY_HEIGHT, min(len(image), 2 * OVERLAY_HEIGHT))
         image = _resize(image, height)
         maps = np.asarray(heatmaps[index], np.float32)
