@@ -47,8 +47,8 @@ OTHER_ONEDNN := $(shell case "$${TF_ENABLE_ONEDNN_OPTS:-$$(grep -c vnni /proc/cp
 	(*) echo 0 ;; esac)
 WITHOUT_NETWORKS := benchmarks catalogue.py cli cost datasets demo drawing \
 	embedding_cam_logger embedding_cam_saved evaluation examples imports layers \
-	losses metrics packaging readme real_data running_image_files \
-	running_labelled_examples sampling tensorboard validation
+	losses metrics notebooks packaging readme real_data reference running_image_files \
+	running_labelled_examples sampling showing tensorboard validation
 NUMERICAL_CORE := $(filter-out $(WITHOUT_NETWORKS:%=$(CURDIR)/tests/test_%%), \
 	$(wildcard $(CURDIR)/tests/test_*.py))
 
