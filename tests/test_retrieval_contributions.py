@@ -8,7 +8,7 @@ from keras import layers, ops
 
 from keras_embcam import contributions, explain
 from keras_embcam.method import Method
-from keras_embcam.retrieval import position_contributions
+from keras_embcam.retrieval.contribution_reader import NUM_STEPS, ContributionReader
 from keras_embcam.running.image_batches import ImageSource
 
 RNG = np.random.default_rng(0)
@@ -130,7 +130,7 @@ def test_more_steps_make_a_nonlinear_head_more_complete():
     ]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
     found = contributions(model, 10 * IMAGES)
-    assert found.num_steps == position_contributions.NUM_STEPS
+    assert found.num_steps == NUM_STEPS
     sums = found.values.sum(axis=(1, 2))
     relative = np.linalg.norm(sums - found.embeddings, axis=1)
     relative /= np.linalg.norm(found.embeddings, axis=1)
@@ -202,9 +202,9 @@ def test_heads_are_judged_by_all_images_of_a_call():
     outputs = layers.Lambda(lambda y: ops.where(ops.abs(y) > 8, y**3, y))(x)
     model = keras.Model(inputs, outputs)
     images = np.concatenate([0.001 * IMAGES[:2], 10 * IMAGES[:2]])
-    reader = position_contributions.ContributionReader(model, Method())
+    reader = ContributionReader(model, Method())
     steps = [x.num_steps for x in reader.read(ImageSource(images, model, 2))]
-    assert steps[0] == 0 and steps[1] == position_contributions.NUM_STEPS
+    assert steps[0] == 0 and steps[1] == NUM_STEPS
 
 
 @pytest.mark.parametrize("num_steps", [0, -1, 1.5, "16"])

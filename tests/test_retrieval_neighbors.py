@@ -8,6 +8,7 @@ from keras import layers
 
 from keras_embcam import embed, explain_neighbors, explain_pair
 from keras_embcam.metrics import measure_retrieval
+from keras_embcam.retrieval import contribution_reader, embedded
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 10, 9, 3), dtype="uint8")
@@ -257,3 +258,78 @@ def test_strings_of_a_data_set_equal_those_of_a_list(model, found):
         model, dataset, IMAGES, k=3, gallery_labels=LABELS, batch_size=8
     )
     np.testing.assert_array_equal(again.is_right, found.is_right)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The images as files, of which numbers 2 and 7 cannot be read."""
+    folder = tmp_path_factory.mktemp("files")
+    paths = [folder / f"{number:02}.png" for number in range(20)]
+    for path, image in zip(paths, IMAGES, strict=True):
+        tf.io.write_file(str(path), tf.io.encode_png(image))
+    for number in BROKEN:
+        paths[number].write_bytes(b"no picture")
+    return paths
+
+
+BROKEN = [2, 7]
+
+
+def test_files_that_cannot_be_read_keep_their_numbers(model, files, similarities):
+    left = np.setdiff1d(np.arange(20), BROKEN)
+    options = {"k": 3, "labels": LABELS, "batch_size": 4}
+    with pytest.warns(UserWarning, match="2 of 20 images cannot be read.*02.png"):
+        found = explain_neighbors(model, files, **options)
+    np.testing.assert_array_equal(found.queries, left)
+    known = similarities.copy()
+    known[:, BROKEN] = -np.inf
+    order = np.argsort(-known, axis=1)[left, :3]
+    np.testing.assert_array_equal(found.indices, order)
+    np.testing.assert_array_equal(found.is_right, LABELS[order] == LABELS[left, None])
+    same = np.where(LABELS == LABELS[:, None], known, -np.inf)
+    np.testing.assert_array_equal(found.best_right, same.argmax(axis=1)[left])
+    np.testing.assert_array_equal(found.query_images, IMAGES[left])
+    np.testing.assert_array_equal(found.match_images, IMAGES[order])
+    with pytest.warns(UserWarning, match="cannot be read"):
+        given = explain_neighbors(
+            model, IMAGES[[5]], files, k=3, own_rows=[5], gallery_labels=LABELS,
+            labels=["finch"],
+        )  # fmt: skip
+    np.testing.assert_array_equal(given.indices[0], order[left == 5][0])
+    with pytest.raises(ValueError, match="Cannot read the image .*02.png"):
+        explain_neighbors(model, files, strict=True)
+
+
+def test_the_network_runs_once_on_each_query_and_match(model, found, monkeypatch):
+    """Behind pooling and a linear map; those of a gallery are embedded before."""
+    seen = []
+
+    def count(inner):
+        def run(*arguments, **options):
+            for batch, values in inner(*arguments, **options):
+                if arguments[3].__name__ in ("record_parts", "embed_images"):
+                    seen.append((arguments[3].__name__, len(values[0])))
+                yield batch, values
+
+        return run
+
+    for module in (contribution_reader, embedded):
+        monkeypatch.setattr(module, "run_batches", count(module.run_batches))
+    embeddings = embed(model, IMAGES)
+    options = {"k": 3, "gallery_embeddings": embeddings, "own_rows": [0, 11]}
+    explain_neighbors(model, IMAGES[[0, 11]], IMAGES, **options)
+    num_matches = len(np.unique(found.indices[[0, 11]]))
+    assert seen == [("record_parts", 2), ("record_parts", num_matches)]
+    seen.clear()
+    same = explain_neighbors(model, IMAGES, k=3, labels=LABELS, batch_size=8)
+    assert seen == [("record_parts", 8), ("record_parts", 8), ("record_parts", 4)]
+    seen.clear()
+    # What is not kept is run again, and gives the same.
+    monkeypatch.setattr(embedded, "MAX_KEPT_BYTES", 1)
+    again = explain_neighbors(model, IMAGES, k=3, labels=LABELS, batch_size=8)
+    assert seen[:3] == [("record_parts", 8), ("embed_images", 8), ("embed_images", 4)]
+    assert len(seen) > 3
+    for name in ("heatmaps_queries", "heatmaps_matches", "contrasts", "errors"):
+        one, two = getattr(same, name), getattr(again, name)
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    np.testing.assert_array_equal(again.match_images, same.match_images)

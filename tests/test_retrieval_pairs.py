@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
-from keras_embcam import explain, explain_pair
+from keras_embcam import contributions, explain, explain_pair
 from keras_embcam.proxies import pair as pair_proxies
 from keras_embcam.retrieval.pair_maps import find_correspondences
 
@@ -173,3 +174,45 @@ def test_a_model_that_crops_its_images_is_refused():
     )
     with pytest.raises(ValueError, match="crops or pads its images: it sees the part"):
         explain_pair(model, A, B)
+
+
+def test_pairs_of_files_that_cannot_be_read_are_left_out(tmp_path):
+    """The broken file of one side is the partner of a good one."""
+    images = RNG.integers(0, 256, (2, 4, 14, 12, 3), dtype="uint8")
+    sides = []
+    for side, broken in (("a", 1), ("b", 2)):
+        paths = [tmp_path / f"{side}{number}.png" for number in range(4)]
+        for path, image in zip(paths, images[int(side == "b")], strict=True):
+            tf.io.write_file(str(path), tf.io.encode_png(image))
+        paths[broken].write_bytes(b"no picture")
+        sides.append(paths)
+    conv = layers.Conv2D(6, 3, activation="relu", name="conv")
+    pool = layers.GlobalAveragePooling2D()
+    model = keras.Sequential([keras.Input((None, None, 3)), conv, pool])
+    with pytest.warns(UserWarning, match="1 of 4 images cannot be read") as caught:
+        found = explain_pair(model, *sides, image_size=(10, 9), batch_size=2)
+    told = " ".join(str(x.message) for x in caught)
+    assert "a1.png" in told and "b2.png" in told
+    np.testing.assert_array_equal(found.rows, [0, 3])
+    assert found.heatmaps_a.shape == (2, 10, 9)
+    alone = explain_pair(model, sides[0][3], sides[1][3], image_size=(10, 9))
+    np.testing.assert_allclose(found.similarity[1], alone.similarity[0], rtol=1e-5)
+    np.testing.assert_allclose(found.heatmaps_b[1], alone.heatmaps_b[0], atol=1e-5)
+    with pytest.warns(UserWarning, match="a1.png"):
+        known = contributions(model, sides[0], image_size=(10, 9))
+    np.testing.assert_array_equal(known.rows, [0, 2, 3])
+    for explained in (
+        lambda: explain_pair(model, *sides, strict=True),
+        lambda: contributions(model, sides[0], strict=True),
+    ):
+        with pytest.raises(ValueError, match="Cannot read the image .*a1.png"):
+            explained()
+    with (
+        pytest.warns(UserWarning, match="cannot be read"),
+        pytest.raises(ValueError, match="a pair of which both files can be read.*2 p"),
+    ):
+        explain_pair(model, sides[0][1:3], sides[1][1:3])
+    with pytest.raises(ValueError, match="`image_size` is for files"):
+        explain_pair(model, A, B, image_size=(5, 5))
+    with pytest.raises(ValueError, match="must hold at least one image"):
+        explain_pair(model, A[:0], B[:0])

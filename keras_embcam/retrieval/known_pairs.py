@@ -8,7 +8,8 @@ import numpy as np
 from keras import tree
 
 from keras_embcam.method import Method
-from keras_embcam.retrieval.position_contributions import ContributionReader
+from keras_embcam.retrieval.contribution_reader import ContributionReader
+from keras_embcam.retrieval.pair_maps import measure_lengths
 from keras_embcam.running.image_batches import ImageSource
 
 # Maps of one image that are made at a time, from one run of the network.
@@ -47,8 +48,7 @@ def map_known_pairs(
     """
     reader = ContributionReader(model, method)
     own, other = np.concatenate([[rows_a, rows_b], [rows_b, rows_a]], axis=1)
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    lengths = np.where(lengths > 0, lengths, 1)
+    lengths = measure_lengths(embeddings)[:, None]
     units = (embeddings / lengths).astype("float32")
     order = np.argsort(own, kind="stable")
     maps: np.ndarray | None = None

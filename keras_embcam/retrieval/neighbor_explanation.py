@@ -20,8 +20,10 @@ class NeighborExplanation:
     In a notebook it shows the pictures of the first queries.
 
     Attributes:
-        queries: (n,) int64, the numbers of the queries; all, unless `only_errors`.
-        indices: (n, k) int64, rows of the gallery, the most similar first.
+        queries: (n,) int64, the numbers of the queries as they were given: all, but for
+            those that could not be read, unless `only_errors`.
+        indices: (n, k) int64, numbers of images of the gallery as they were given, the
+            most similar first.
         similarities: (n, k) float32, cosines.
         is_right: (n, k) bool, or None without labels.
         heatmaps_queries: what of the query makes it similar to each match,
@@ -42,7 +44,8 @@ class NeighborExplanation:
             see `Contributions`.
         query_images: as given or read.
         match_images: (n, k, H, W, c) as given or read; None like `heatmaps_matches`.
-        best_right_images: (n, H, W, c), zeros where there is none; None likewise.
+        best_right_images: (n, H, W, c), zeros where the first match is right or there
+            is none; None likewise, and where all are zeros.
         lines: correspondences for pictures, each position at most once.
     """
 

@@ -9,9 +9,9 @@ from keras_embcam.network.noise_images import find_images
 from keras_embcam.retrieval.pair_maps import (
     Correspondences,
     compare_positions,
-    divide_by_length,
     find_correspondences,
     finish_maps,
+    measure_lengths,
     project,
     stack_correspondences,
 )
@@ -23,7 +23,7 @@ NUM_LINES = 5  # in a picture, for each match
 
 def explain_some(
     queries: Contributions,
-    matches: Contributions | None,
+    matches: list[Contributions],
     places: np.ndarray | None,
     ranking: Ranking,
     gallery_units: np.ndarray,
@@ -34,71 +34,77 @@ def explain_some(
 
     Args:
         queries: of n images.
-        matches: of images of the gallery, each once; None where there are none.
+        matches: of images of the gallery, each once, in batches; empty where there are
+            none.
         places: (n, k) which of them each match is, or None.
         ranking: of these queries.
         gallery_units: (N, d) unit embeddings of the whole gallery.
         num_correspondences: m.
         resize: whether heatmaps have the size of the images.
     """
-    shares = divide_by_length(queries.values, queries.embeddings)
-    units = divide_by_length(queries.embeddings, queries.embeddings)
+    # What is divided by the lengths of the embeddings are the proxies and products:
+    # they are smaller than the contributions.
+    lengths = measure_lengths(queries.embeddings)
+    units = queries.embeddings / lengths[:, None]
+    proxies = gallery_units[ranking.indices]
     size = np.shape(find_images(queries.images))[1:3] if resize else None
-    found = gallery_units[ranking.indices]
-    signed = np.einsum("nhwd,nkd->nkhw", shares, found)
-    contrasts = _contrast(shares, ranking, gallery_units)
+    signed = project(queries.values, proxies / lengths[:, None, None])
+    contrasts = _contrast(queries.values, lengths, ranking, gallery_units)
     fields: dict[str, Any] = {
         "heatmaps_queries": finish_maps(signed, size, normalize=True),
         "contrasts": finish_maps(contrasts, size, normalize=True),
         "contrasts_signed": contrasts,
-        "errors": np.repeat(queries.errors[:, None], found.shape[1], axis=1),
+        "errors": np.repeat(queries.errors[:, None], proxies.shape[1], axis=1),
         "query_images": queries.images,
         "heatmaps_matches": None,
         "match_images": None,
         "correspondences": None,
         "lines": None,
     }
-    if matches is None or places is None:
+    if not matches or places is None:
         return fields
-    match_shares = divide_by_length(matches.values, matches.embeddings)
-    images = np.asarray(find_images(matches.images))
-    size = images.shape[1:3] if resize else None
-    signed = np.stack(
-        [
-            project(match_shares[place], np.repeat(unit[None], len(place), axis=0))
-            for place, unit in zip(places, units, strict=True)
-        ]
-    )
-    fields["heatmaps_matches"] = finish_maps(signed, size, normalize=True)
-    fields["match_images"] = images[places]
-    fields["errors"] = np.maximum(fields["errors"], matches.errors[places])
+    # Views: a copy of all would take as long as some of what follows.
+    values = [x for batch in matches for x in batch.values]
+    images = [x for batch in matches for x in np.asarray(find_images(batch.images))]
+    size = images[0].shape[:2] if resize else None
+    match_lengths = np.concatenate([measure_lengths(x.embeddings) for x in matches])
+    match_errors = np.concatenate([batch.errors for batch in matches])
+    on_matches = np.zeros((*places.shape, *values[0].shape[:2]), "float32")
     strongest, lines = [], []
-    for share, place in zip(shares, places, strict=True):
-        matrices = [compare_positions(share, match_shares[i]) for i in place]
-        strongest.append(
-            stack_correspondences(
-                [find_correspondences(x, num_correspondences) for x in matrices]
-            )
-        )
-        lines.append(
-            stack_correspondences(
-                [find_correspondences(x, NUM_LINES, each_once=True) for x in matrices]
-            )
-        )
-    fields["correspondences"] = stack_correspondences(strongest)
-    fields["lines"] = stack_correspondences(lines)
+    for row, number in np.ndindex(places.shape):
+        place = places[row, number]
+        match, length = values[place], match_lengths[place]
+        on_matches[row, number] = match @ (units[row] / length)
+        matrix = compare_positions(queries.values[row], match)
+        matrix /= lengths[row] * length
+        strongest.append(find_correspondences(matrix, num_correspondences))
+        lines.append(find_correspondences(matrix, NUM_LINES, each_once=True))
+    fields["heatmaps_matches"] = finish_maps(on_matches, size, normalize=True)
+    found = np.stack([images[place] for place in places.ravel()])
+    fields["match_images"] = found.reshape(*places.shape, *found.shape[1:])
+    fields["errors"] = np.maximum(fields["errors"], match_errors[places])
+    fields["correspondences"] = _stack(strongest, places.shape)
+    fields["lines"] = _stack(lines, places.shape)
     return fields
 
 
-def _contrast(shares: np.ndarray, ranking: Ranking, units: np.ndarray) -> np.ndarray:
+def _stack(found: list[Correspondences], shape: tuple) -> Correspondences:
+    """Return correspondences with the axes (n, k, m)."""
+    stacked = stack_correspondences(found)
+    return Correspondences(*(x.reshape(*shape, *x.shape[1:]) for x in stacked))
+
+
+def _contrast(
+    values: np.ndarray, lengths: np.ndarray, ranking: Ranking, units: np.ndarray
+) -> np.ndarray:
     """Return signed maps (n, h, w) of the wrong first match against the best right."""
-    maps = np.zeros(shares.shape[:3], "float32")
+    maps = np.zeros(values.shape[:3], "float32")
     if ranking.is_right is None:
         return maps
     rows = np.flatnonzero(~ranking.is_right[:, 0] & (ranking.best_right >= 0))
     if len(rows):
         proxies = units[ranking.indices[rows, 0]] - units[ranking.best_right[rows]]
-        maps[rows] = project(shares[rows], proxies)
+        maps[rows] = project(values[rows], proxies / lengths[rows, None])
     return maps
 
 

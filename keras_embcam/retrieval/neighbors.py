@@ -8,22 +8,22 @@ import numpy as np
 
 from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
-from keras_embcam.retrieval.neighbor_explanation import NeighborExplanation
-from keras_embcam.retrieval.neighbor_maps import explain_some, join_values
-from keras_embcam.retrieval.pair_maps import divide_by_length
-from keras_embcam.retrieval.picked_images import PickedImages
-from keras_embcam.retrieval.position_contributions import (
+from keras_embcam.retrieval.contribution_reader import (
     ContributionReader,
+    Contributions,
     join,
 )
-from keras_embcam.retrieval.search import (
+from keras_embcam.retrieval.embedded import (
     Embedded,
-    Ranking,
     check_gallery_embeddings,
     check_labels_fit,
     embed_source,
-    rank,
 )
+from keras_embcam.retrieval.neighbor_explanation import NeighborExplanation
+from keras_embcam.retrieval.neighbor_maps import explain_some, join_values
+from keras_embcam.retrieval.pair_maps import divide_by_length
+from keras_embcam.retrieval.picked_images import PickedContributions
+from keras_embcam.retrieval.search import Ranking, rank
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.whole_numbers import check_integer
 
@@ -47,6 +47,7 @@ def explain_neighbors(
     resize: bool = True,
     preprocessing_function: str | Callable | None = None,
     image_size: tuple[int, int] | None = None,
+    strict: bool = False,
     batch_size: int = 32,
     verbose: int = 0,
 ) -> NeighborExplanation:
@@ -82,6 +83,8 @@ def explain_neighbors(
         resize: True for heatmaps of the size of the images, False for less memory.
         preprocessing_function: see `explain_batches`.
         image_size: see `explain_batches`.
+        strict: see `explain_batches`. Labels and rows keep the numbers of the images
+            as they were given, whatever is left out.
         batch_size: images at a time, >= 1.
         verbose: 1 for progress bars.
 
@@ -112,70 +115,92 @@ def explain_neighbors(
     method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
     reader = ContributionReader(model, method, num_steps)
 
-    def open_images(images: Any) -> ImageSource:
+    def open_images(images: Any, strict: bool = True) -> ImageSource:
         return ImageSource(
-            images, model, batch_size, preprocessing_function, image_size=image_size
+            images,
+            model,
+            batch_size,
+            preprocessing_function,
+            image_size=image_size,
+            strict=strict,
         )
 
-    query_source = open_images(queries)
-    asked = embed_source(model, query_source, method, "queries", verbose)
+    source = open_images(queries, strict)
+    asked = embed_source(model, source, method, "queries", verbose, reader)
     asked = asked._replace(labels=check_labels_fit("labels", labels, asked, "queries"))
     if gallery_embeddings is not None:
         width = asked.embeddings.shape[1]
         given = check_gallery_embeddings(gallery_embeddings, width)
-        searched = Embedded(given, None, None)
+        searched = Embedded(given, None, None, np.arange(len(given)), len(given))
     elif gallery is None:
-        searched = asked
-        gallery, gallery_labels = queries, asked.labels
+        searched, gallery, gallery_labels = asked, queries, None  # they have theirs
     else:
-        source = open_images(gallery)
+        source = open_images(gallery, strict)
         searched = embed_source(model, source, method, "gallery", verbose)
     searched = searched._replace(
         labels=check_labels_fit("gallery_labels", gallery_labels, searched, "gallery")
     )
     ranking = rank(asked, searched, k, own_rows=own_rows, search=search)
-    rows = np.arange(len(asked.embeddings))
-    if only_errors:
-        rows = _find_errors(ranking)
-    units = divide_by_length(searched.embeddings, searched.embeddings)
-    needed = np.concatenate([ranking.indices[rows].ravel(), ranking.best_right[rows]])
-    needed = np.unique(needed[needed >= 0])
-    of_queries = PickedImages(queries, open_images, rows)
+    chosen = _find_errors(ranking) if only_errors else np.arange(len(asked.rows))
+    ranking = ranking.take(chosen)
+    is_wrong = np.zeros(len(chosen), bool)
+    if ranking.is_right is not None:
+        is_wrong = ~ranking.is_right[:, 0] & (ranking.best_right >= 0)
+    rows = asked.rows[chosen]
+    of_queries = PickedContributions(
+        reader, queries, open_images, asked.kept, rows, rows[:0]
+    )
     of_gallery = None
     if gallery is not None:
-        of_gallery = PickedImages(gallery, open_images, needed)
+        of_gallery = PickedContributions(
+            reader,
+            gallery,
+            open_images,
+            searched.kept,
+            searched.rows[np.unique(ranking.indices)],
+            searched.rows[ranking.best_right[is_wrong]],
+        )
+    units = divide_by_length(searched.embeddings, searched.embeddings)
     bar = keras.utils.Progbar(len(rows), verbose=verbose, unit_name="query")
     parts = []
     for start in range(0, len(rows), batch_size):
-        some = rows[start : start + batch_size]
-        asked_for = join(list(reader.read(of_queries.pick(some))))
-        matches, places = None, None
+        some = slice(start, start + batch_size)
+        found = ranking.take(some)
+        matches: list[Contributions] = []
+        places = None
         if of_gallery is not None:
-            chosen = np.unique(ranking.indices[some])
-            matches = join(list(reader.read(of_gallery.pick(chosen))))
-            places = np.searchsorted(chosen, ranking.indices[some])
+            there = np.unique(found.indices)
+            matches = of_gallery.read(searched.rows[there])
+            places = np.searchsorted(there, found.indices)
         parts.append(
             explain_some(
-                asked_for,
+                join(of_queries.read(rows[some])),
                 matches,
                 places,
-                ranking.take(some),
+                found,
                 units,
                 num_correspondences,
                 resize,
             )
         )
-        bar.add(len(some))
+        bar.add(len(parts[-1]["errors"]))
     joined = {key: join_values([part[key] for part in parts]) for key in parts[0]}
-    of_rows = ranking.take(rows)
+    best_images = None
+    if of_gallery is not None and is_wrong.any():
+        found_images = of_gallery.read_images(
+            searched.rows[ranking.best_right[is_wrong]]
+        )
+        best_images = np.zeros((len(rows), *found_images.shape[1:]), found_images.dtype)
+        best_images[is_wrong] = found_images
+    best = ranking.best_right
     return NeighborExplanation(
         queries=rows,
-        indices=of_rows.indices,
-        similarities=of_rows.similarities,
-        is_right=of_rows.is_right,
-        best_right=of_rows.best_right,
-        best_right_similarities=of_rows.best_right_similarities,
-        best_right_images=_pick_best(of_gallery, of_rows.best_right),
+        indices=searched.rows[ranking.indices],
+        similarities=ranking.similarities,
+        is_right=ranking.is_right,
+        best_right=np.where(best >= 0, searched.rows[best], -1),
+        best_right_similarities=ranking.best_right_similarities,
+        best_right_images=best_images,
         **joined,
     )
 
@@ -194,14 +219,3 @@ def _find_errors(ranking: Ranking) -> np.ndarray:
             f"{len(ranking.is_right)} queries is right. Leave it out."
         )
     return rows
-
-
-def _pick_best(images: PickedImages | None, rows: np.ndarray) -> np.ndarray | None:
-    """Return the images of these rows of the gallery, zeros for a row of -1."""
-    there = np.flatnonzero(rows >= 0)
-    if images is None or not len(there):
-        return None
-    found = images.read(rows[there])
-    filled = np.zeros((len(rows), *found.shape[1:]), found.dtype)
-    filled[there] = found
-    return filled

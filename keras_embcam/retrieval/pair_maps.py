@@ -24,40 +24,52 @@ class Correspondences(NamedTuple):
     values: np.ndarray
 
 
-def divide_by_length(values: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
-    """Divide contributions (n, h, w, d), or embeddings, by the embeddings' lengths.
+def measure_lengths(embeddings: np.ndarray) -> np.ndarray:
+    """Return the lengths (n,) of embeddings, 1 for those of zeros.
 
-    An embedding of zeros stays as it is: its cosine with everything is zero.
+    Divided by it they stay as they are: their cosine with everything is zero.
     """
     lengths = np.linalg.norm(embeddings, axis=-1)
-    lengths = np.where(lengths > 0, lengths, 1).astype("float32")
-    return values / lengths.reshape(-1, *[1] * (values.ndim - 1))
+    return np.where(lengths > 0, lengths, 1).astype("float32")
 
 
-def project(unit_contributions: np.ndarray, proxies: np.ndarray) -> np.ndarray:
+def divide_by_length(values: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Divide contributions (n, h, w, d), or embeddings, by the embeddings' lengths."""
+    return values / measure_lengths(embeddings).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def project(values: np.ndarray, proxies: np.ndarray) -> np.ndarray:
     """Return signed maps whose sum is the embedding times a proxy.
 
     Args:
-        unit_contributions: (n, h, w, d), divided by the lengths of the embeddings.
-        proxies: (n, d) one for each image.
+        values: (n, h, w, d), contributions.
+        proxies: (n, d) one for each image, or (n, m, d) several.
 
     Returns:
-        (n, h, w) float32; for the unit embedding of another image as the proxy they
-        sum to the cosine of the two.
+        (n, h, w) or (n, m, h, w) float32; for the unit embedding of another image as
+        the proxy, by the length of the own embedding, they sum to the cosine of the
+        two.
 
     Example:
 
     >>> project(np.float32([[[[3, 0], [0, 1]]]]), np.float32([[1, 2]])).tolist()
     [[[3.0, 2.0]]]
     """
-    return np.einsum("nhwd,nd->nhw", unit_contributions, proxies)
+    num_images, height, width, size = values.shape
+    flat = values.reshape(num_images, height * width, size)
+    maps = (
+        proxies @ flat.swapaxes(1, 2)
+        if proxies.ndim == 3
+        else flat @ proxies[..., None]
+    )
+    return maps.reshape(*proxies.shape[:-1], height, width)
 
 
 def compare_positions(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the part of the cosine that each pair of positions makes.
 
     Args:
-        a: (h, w, d), contributions of an image by the length of its embedding.
+        a: (h, w, d), contributions of an image, by the length of its embedding.
         b: (h', w', d), of another.
 
     Returns:
@@ -71,8 +83,9 @@ def compare_positions(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     [2.0, 3.0]
     """
     width = a.shape[-1]
-    matrix = a.reshape(-1, width) @ b.reshape(-1, width).T
-    return matrix.reshape(*a.shape[:2], *b.shape[:2])
+    # Not by numpy: its threads wait for each other longer than such a product takes.
+    matrix = ops.matmul(a.reshape(-1, width), ops.transpose(b.reshape(-1, width)))
+    return np.array(matrix).reshape(*a.shape[:2], *b.shape[:2])
 
 
 def find_correspondences(

@@ -11,6 +11,10 @@ from keras_embcam.drawing import to_uint8
 from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
 from keras_embcam.network.noise_images import find_images
+from keras_embcam.retrieval.contribution_reader import (
+    ContributionReader,
+    Contributions,
+)
 from keras_embcam.retrieval.drawing import draw_pair
 from keras_embcam.retrieval.pair_maps import (
     Correspondences,
@@ -20,11 +24,6 @@ from keras_embcam.retrieval.pair_maps import (
     finish_maps,
     project,
     stack_correspondences,
-)
-from keras_embcam.retrieval.position_contributions import (
-    ContributionReader,
-    Contributions,
-    join,
 )
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.showing import check_indices, plot_pictures, to_html
@@ -54,6 +53,8 @@ class PairExplanation:
             `Contributions`.
         images_a: as given or read.
         images_b: as given or read.
+        rows: (n,) int64, the numbers of the pairs as they were given: all, but for
+            those of which a file could not be read.
     """
 
     similarity: np.ndarray
@@ -70,6 +71,7 @@ class PairExplanation:
     errors: np.ndarray
     images_a: Any
     images_b: Any
+    rows: np.ndarray
 
     def matrix(self, index: int) -> np.ndarray:
         """Return what each pair of positions of a pair of images adds to the cosine.
@@ -148,6 +150,8 @@ def explain_pair(
     resize: bool = True,
     normalize: bool = True,
     preprocessing_function: str | Callable | None = None,
+    image_size: tuple[int, int] | None = None,
+    strict: bool = False,
     batch_size: int = 32,
     verbose: int = 0,
 ) -> PairExplanation:
@@ -170,13 +174,16 @@ def explain_pair(
         resize: True for heatmaps of the size of the images.
         normalize: True to divide each heatmap by its maximum.
         preprocessing_function: see `explain_batches`.
+        image_size: see `explain_batches`.
+        strict: True to raise at a file that cannot be read; False to leave its pair
+            out, with a warning that names it.
         batch_size: images at a time, >= 1.
         verbose: 1 for a progress bar.
 
     Raises:
         ValueError: for images or layers that do not fit, another number of images on
-            either side, images of several sizes on one side, or embeddings that hold
-            NaN or infinity.
+            either side, images of several sizes on one side, files of which no pair is
+            left, or embeddings that hold NaN or infinity.
         TypeError: for images of an unknown kind, or what is no Keras model.
 
     Example:
@@ -199,17 +206,22 @@ def explain_pair(
     check_integer("num_correspondences", num_correspondences, 1)
     method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
     reader = ContributionReader(model, method, num_steps)
-    sides = []
-    for images in (images_a, images_b):
-        source = ImageSource(images, model, batch_size, preprocessing_function)
-        bar = keras.utils.Progbar(source.num_images, verbose=verbose, unit_name="image")
-        batches = []
-        for batch in reader.read(source):
-            batches.append(batch)
-            bar.add(len(batch.embeddings))
-        sides.append(join(batches))
-    a, b = sides
-    _check_sides(a, b)
+    sources = [
+        ImageSource(
+            images,
+            model,
+            batch_size,
+            preprocessing_function,
+            image_size=image_size,
+            strict=strict,
+        )
+        for images in (images_a, images_b)
+    ]
+    sides = [reader.read_all(source, verbose) for source in sources]
+    a, b = sides = _match_sides(
+        sides,
+        [x.num_images or len(y.rows) for x, y in zip(sources, sides, strict=True)],
+    )
     units = [divide_by_length(x.embeddings, x.embeddings) for x in sides]
     shares = [divide_by_length(x.values, x.embeddings) for x in sides]
     signed = [project(shares[0], units[1]), project(shares[1], units[0])]
@@ -238,6 +250,7 @@ def explain_pair(
         errors=np.maximum(a.errors, b.errors),
         images_a=a.images,
         images_b=b.images,
+        rows=a.rows,
     )
 
 
@@ -255,12 +268,29 @@ def check_finite(name: str, embeddings: np.ndarray) -> None:
         )
 
 
-def _check_sides(a: Contributions, b: Contributions) -> None:
-    if len(a.embeddings) != len(b.embeddings):
+def _match_sides(sides: list[Contributions], numbers: list[int]) -> list[Contributions]:
+    """Return both sides of the pairs whose images could all be read, checked.
+
+    Args:
+        sides: the images of each side that could be read.
+        numbers: how many images each side has.
+    """
+    if numbers[0] != numbers[1]:
         raise ValueError(
             "`images_b` must hold a partner for each image of `images_a`. Received "
-            f"{len(b.embeddings)} for {len(a.embeddings)}. Repeat an image to compare "
-            "it with several, for example with `np.repeat(image[None], 5, axis=0)`."
+            f"{numbers[1]} for {numbers[0]}. Repeat an image to compare it with "
+            "several, for example with `np.repeat(image[None], 5, axis=0)`."
         )
-    check_finite("images_a", a.embeddings)
-    check_finite("images_b", b.embeddings)
+    rows = np.intersect1d(sides[0].rows, sides[1].rows)
+    if not len(rows):
+        raise ValueError(
+            "`images_a` and `images_b` must have a pair of which both files can be "
+            f"read. Received {numbers[0]} pairs without one."
+        )
+    sides = [
+        x if len(x.rows) == len(rows) else x.take(np.searchsorted(x.rows, rows))
+        for x in sides
+    ]
+    check_finite("images_a", sides[0].embeddings)
+    check_finite("images_b", sides[1].embeddings)
+    return sides

@@ -10,6 +10,11 @@ import tensorflow as tf
 from keras import tree
 
 from keras_embcam.network.noise_images import find_images
+from keras_embcam.retrieval.contribution_reader import (
+    ContributionReader,
+    Contributions,
+    check_sizes,
+)
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.image_files import list_files
 
@@ -58,7 +63,60 @@ class PickedImages:
         return np.concatenate(batches)
 
 
+class PickedContributions:
+    """Contributions of some images of a source; of those not kept, they are made.
+
+    Args:
+        reader: of contributions.
+        images: see `ImageSource`.
+        open_images: makes an `ImageSource` of images.
+        kept: contributions that are known already; None for none.
+        rows: the numbers of all images whose contributions will be asked for.
+        image_rows: of those that will be asked for themselves.
+    """
+
+    def __init__(
+        self,
+        reader: ContributionReader,
+        images: Any,
+        open_images: Callable[[Any], ImageSource],
+        kept: Contributions | None,
+        rows: np.ndarray,
+        image_rows: np.ndarray,
+    ) -> None:
+        self._reader, self._kept = reader, kept
+        if kept is not None:
+            rows = np.setdiff1d(rows, kept.rows)
+        self._images = PickedImages(
+            images, open_images, np.concatenate([rows, image_rows])
+        )
+
+    def read(self, rows: np.ndarray) -> list[Contributions]:
+        """Return those of the images of these numbers, which ascend, in batches.
+
+        Raises:
+            ValueError: where their maps differ in size.
+        """
+        parts = []
+        if self._kept is not None:
+            is_kept = np.isin(rows, self._kept.rows)
+            if is_kept.any():
+                places = np.searchsorted(self._kept.rows, rows[is_kept])
+                parts.append(self._kept.take(places))
+            rows = rows[~is_kept]
+        if len(rows):
+            parts += list(self._reader.read(self._images.pick(rows)))
+        check_sizes(parts)
+        return parts
+
+    def read_images(self, rows: np.ndarray) -> np.ndarray:
+        """Return images themselves (n, H, W, c), as given or read."""
+        return self._images.read(rows)
+
+
 def _read_rows(source: ImageSource, rows: np.ndarray) -> dict[int, Any]:
+    if not len(rows):
+        return {}
     wanted, start = {int(row) for row in rows}, 0
     kept: dict[int, Any] = {}
     for batch in source:

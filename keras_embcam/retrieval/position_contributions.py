@@ -1,52 +1,14 @@
 """What each position of an image adds to its embedding."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import keras
-import numpy as np
-from keras import tree
 
 from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
-from keras_embcam.retrieval.head_functions import (
-    find_field,
-    integrate_head,
-    read_pooled_head,
-    record_parts,
-)
-from keras_embcam.running.chosen_proxies import ProxyChooser
-from keras_embcam.running.compiled_functions import run_batches
-from keras_embcam.running.image_batches import Batch, ImageSource
-from keras_embcam.running.one_batch import read_field
-
-# Steps of the integral through a head that is not linear; see docs/retrieval.md.
-NUM_STEPS = 16
-# A sum that is nearer to the embedding than this, relative to its length, is complete.
-# Rounding of the embedding itself is about 1e-7, of half-precision models 1e-3.
-TOLERANCE = 1e-4
-TOLERANCE_HALF = 2e-2
-
-
-class Contributions(NamedTuple):
-    """What each position of some images adds to their embeddings.
-
-    Attributes:
-        values: (n, h, w, d) float32, in the units of the embedding.
-        embeddings: (n, d) float32, raw.
-        errors: (n,) float32, the completeness error of each image: the length of the
-            difference between the sum of its values and its embedding, relative to
-            the length of the embedding.
-        num_steps: of the integral; 0 where the head is pooling and a linear map, which
-            needs none, and 1 where one step is exact.
-        images: as given or read, before `preprocessing_function`.
-    """
-
-    values: np.ndarray
-    embeddings: np.ndarray
-    errors: np.ndarray
-    num_steps: int
-    images: Any
+from keras_embcam.retrieval.contribution_reader import ContributionReader, Contributions
+from keras_embcam.running.image_batches import ImageSource
 
 
 def contributions(
@@ -57,6 +19,8 @@ def contributions(
     embedding_layer: Any = None,
     num_steps: int | None = None,
     preprocessing_function: str | Callable | None = None,
+    image_size: tuple[int, int] | None = None,
+    strict: bool = False,
     batch_size: int = 32,
     verbose: int = 0,
 ) -> Contributions:
@@ -86,6 +50,8 @@ def contributions(
         embedding_layer: see `EmbeddingCAM`.
         num_steps: of the integral, >= 1. None for as few as are exact, else 16.
         preprocessing_function: see `explain_batches`.
+        image_size: see `explain_batches`.
+        strict: see `explain_batches`.
         batch_size: images at a time, >= 1.
         verbose: 1 for a progress bar.
 
@@ -109,189 +75,13 @@ def contributions(
     True
     """
     check_model(model)
-    source = ImageSource(images, model, batch_size, preprocessing_function)
-    method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
-    reader = ContributionReader(model, method, num_steps)
-    bar = keras.utils.Progbar(source.num_images, verbose=verbose, unit_name="image")
-    batches = []
-    for batch in reader.read(source):
-        batches.append(batch)
-        bar.add(len(batch.embeddings))
-    return join(batches)
-
-
-class ContributionReader:
-    """Contributions of any images to one model's embeddings.
-
-    Args:
-        model: see `contributions`.
-        method: names the layers.
-        num_steps: see `contributions`.
-
-    Raises:
-        ValueError: for a number of steps that is none, or several layers.
-    """
-
-    def __init__(
-        self, model: keras.Model, method: Method, num_steps: int | None = None
-    ) -> None:
-        is_number = isinstance(num_steps, int | np.integer)
-        if num_steps is not None and (not is_number or num_steps < 1):
-            raise ValueError(
-                "`num_steps` must be an integer >= 1, or None for as many as are "
-                f"needed. Received: {num_steps!r}"
-            )
-        if isinstance(method.layers, list | tuple):
-            raise ValueError(
-                "Contributions are those of one layer's positions: `conv_layer` must "
-                f"be one layer. Received: {method.layers!r}"
-            )
-        self._model, self._method = model, method
-        half = any(x in str(model.compute_dtype) for x in ("float16", "bfloat16"))
-        self._tolerance = TOLERANCE_HALF if half else TOLERANCE
-        # Numbers of steps to try, from what is fast to what always serves; 0 stands
-        # for the matrix of a pooled head.
-        self._tries = [0, 1, NUM_STEPS] if num_steps is None else [num_steps]
-        self._matrix: np.ndarray | None = None
-        self._sees_whole_images = False
-
-    def read(self, batches: Any) -> Iterator[Contributions]:
-        """Yield the contributions of each batch of images."""
-        for batch in batches:
-            yield self._read_batch(batch)
-
-    def project(self, batch: Batch, proxies: np.ndarray) -> np.ndarray:
-        """Return the contributions of a batch times proxies, without making them.
-
-        One gradient of the head for each proxy and step, where the contributions would
-        take d.
-
-        Args:
-            batch: of n images.
-            proxies: (n, m, d) float32.
-
-        Returns:
-            Signed maps (n, m, h, w) float32, whose sums are the embeddings times the
-            proxies, up to the completeness error.
-        """
-        self._check_field(batch)
-        while True:
-            num_steps = max(1, self._tries[0])  # a linear head takes one
-            values, embeddings, rest = self._run(
-                batch, integrate_head, num_steps, proxies=proxies
-            )
-            maps = values.transpose(0, 3, 1, 2)
-            size = maps.shape[2] * maps.shape[3]
-            maps = (
-                maps + (np.einsum("nd,nmd->nm", rest, proxies) / size)[..., None, None]
-            )
-            scores = np.einsum("nd,nmd->nm", embeddings, proxies)
-            differences = np.abs(maps.sum(axis=(2, 3)) - scores)
-            lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-            allowed = self._tolerance * lengths * np.linalg.norm(proxies, axis=2)
-            if len(self._tries) == 1 or np.all(differences <= allowed):
-                return maps
-            self._tries = self._tries[1:]
-
-    def _read_batch(self, batch: Batch) -> Contributions:
-        self._check_field(batch)
-        while True:
-            num_steps = self._tries[0]
-            found = self._try(batch, num_steps)
-            is_last = len(self._tries) == 1
-            if found is not None:
-                if is_last or np.all(found.errors <= self._tolerance):
-                    return found
-            # What is not exact for these images is not tried for others.
-            self._tries = self._tries[1:]
-
-    def _check_field(self, batch: Batch) -> None:
-        """Refuse a model that crops or pads: positions would be misplaced."""
-        if self._sees_whole_images:
-            return
-        one = tree.map_structure(lambda x: x[:1], batch.inputs)
-        [fields] = self._run(batch._replace(inputs=one), find_field)
-        if read_field(fields) is not None:
-            raise ValueError(
-                "Contributions need a network that sees the whole image. This model "
-                "crops or pads its images: it sees the part (top, left, bottom, "
-                f"right) = {fields[0].round(3).tolist()}, as shares of their sides. "
-                "Pass the part of the model behind that step, and images that are "
-                "cropped or padded already."
-            )
-        self._sees_whole_images = True
-
-    def _try(self, batch: Batch, num_steps: int) -> Contributions | None:
-        if num_steps:
-            values, embeddings, rest = self._run(batch, integrate_head, num_steps)
-        else:
-            if self._matrix is None:
-                self._matrix = self._read_matrix(batch)
-            if self._matrix is None:
-                return None
-            activations, embeddings, rest = self._run(batch, record_parts)
-            values = _multiply(activations, self._matrix)
-        height, width = values.shape[1:3]
-        values += (rest / (height * width))[:, None, None]
-        lengths = np.linalg.norm(embeddings, axis=1)
-        with np.errstate(invalid="ignore"):  # NaN is told of where it matters
-            differences = values.sum(axis=(1, 2)) - embeddings
-        differences = np.linalg.norm(differences, axis=1)
-        errors = differences / np.maximum(lengths, np.finfo("float32").tiny)
-        errors = np.where(differences > 0, errors, 0).astype("float32")
-        return Contributions(values, embeddings, errors, num_steps, batch.images)
-
-    def _read_matrix(self, batch: Batch) -> np.ndarray | None:
-        """Return the matrix (k, d) of a pooled head, None where there is none."""
-        one = tree.map_structure(lambda x: x[:1], batch.inputs)
-        weights, differences = self._run(batch._replace(inputs=one), read_pooled_head)
-        if not np.all(differences <= self._tolerance):  # NaN is not
-            return None
-        return np.ascontiguousarray(weights[0].T)
-
-    def _run(
-        self, batch: Batch, function: Callable, *options: Any, proxies: Any = None
-    ) -> list[np.ndarray]:
-        batch = batch._replace(start=0)  # of which the proxies are
-        chooser = None if proxies is None else ProxyChooser(proxies)
-        [(_, found)] = run_batches(
-            self._model, [batch], self._method, function, *options, chooser=chooser
-        )
-        return found
-
-
-def _multiply(activations: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Return activations (n, h, w, k) times a matrix (k, d)."""
-    num_channels, width = matrix.shape
-    diagonal = matrix.diagonal()
-    if num_channels == width and np.count_nonzero(matrix) == np.count_nonzero(diagonal):
-        return activations * diagonal  # pooled features, where it is much faster
-    # As one product: numpy multiplies a stack of matrices one by one.
-    product = activations.reshape(-1, num_channels) @ matrix
-    return product.reshape(*activations.shape[:3], width)
-
-
-def join(batches: list[Contributions]) -> Contributions:
-    """Return the contributions of several batches as one.
-
-    Raises:
-        ValueError: where their maps differ in size.
-    """
-    if len(batches) == 1:
-        return batches[0]
-    sizes = sorted({batch.values.shape[1:3] for batch in batches})
-    if len(sizes) > 1:
-        raise ValueError(
-            "All images must have one size, so that their maps have one too. Received "
-            f"images whose maps are {sizes}. Resize the images, or pass those of each "
-            "size in a call of their own."
-        )
-    return Contributions(
-        np.concatenate([batch.values for batch in batches]),
-        np.concatenate([batch.embeddings for batch in batches]),
-        np.concatenate([batch.errors for batch in batches]),
-        max(batch.num_steps for batch in batches),
-        tree.map_structure(
-            lambda *arrays: np.concatenate(arrays), *[batch.images for batch in batches]
-        ),
+    source = ImageSource(
+        images,
+        model,
+        batch_size,
+        preprocessing_function,
+        image_size=image_size,
+        strict=strict,
     )
+    method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
+    return ContributionReader(model, method, num_steps).read_all(source, verbose)
