@@ -105,7 +105,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         mask_ignored: the value of pixels that do not count in integer masks.
         projector: write the embeddings for TensorBoard's projector, with overlays,
             when training ends.
-        context_ratio: True for curves of `keras_embcam.context_ratio`: five runs more.
+        context_ratio: True for curves of `keras_embcam.context_ratio`: seven runs more.
         strict: raise errors instead of warning.
 
     Raises:

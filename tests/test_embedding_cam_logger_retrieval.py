@@ -104,7 +104,7 @@ class TestContextRatio:
             IMAGES, MIXED, batch_size=6, verbose=0, callbacks=[logger]
         ).history
         expected = context_ratio(model, EXAMPLES).as_logs()
-        assert len(expected) == 13
+        assert len(expected) == 19
         written = tags(tmp_path)
         for name, value in expected.items():
             assert history[f"val_{name}"] == [value], name
@@ -161,7 +161,7 @@ class TestContextRatio:
         with pytest.warns(UserWarning, match="'context_ratio'.* are NaN"):
             logs = update(model, logger)
         covered = [x for key, x in logs.items() if "context" in key or "covered" in key]
-        assert len(covered) == 13 and np.isnan(covered).all()
+        assert len(covered) == 19 and np.isnan(covered).all()
 
     def test_a_monitor_in_front_is_warned_about(self, tmp_path):
         model = make_network()

@@ -21,111 +21,173 @@ from keras_embcam.datasets import digit_scenes
 from keras_embcam.demo.digits import TRAIN_CLASSES, make_embeddings
 from keras_embcam.losses import TripletSemiHardLoss
 from keras_embcam.metrics import heatmap_ratio_in_masks
+from keras_embcam.retrieval.context import SIDES
+from keras_embcam.retrieval.covering import COVERS
 from keras_embcam.sampling import sample_balanced_batches
 
 SHORTCUTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NUM_TRAIN, NUM_TEST, IMAGES_PER_CLASS = 1800, 300, 10
-RATIOS = ("context_ratio_mean_both", "context_ratio_mean_query")
-RATIOS += ("context_ratio_blur_both", "context_ratio_blur_query")
+RATIOS = tuple(f"{cover}_{sides}" for cover in COVERS for sides in SIDES)
+NUM_RESAMPLES = 1000
+
+NOTES = (
+    "The headline of `context_ratio` is the first row. A cover made of the image "
+    "itself leaks its hue: with the mean colour or a blur on both sides, one that "
+    "knows only the hue still finds it when all else is covered, so that its "
+    "ratio is no more than 1, like that of a network that needs both. One colour for "
+    "all images leaks nothing. The queries alone are covered because a cover on both "
+    "sides has the same outline on both, which a network may match."
+)
+
+Row = dict[str, Any]
 
 
-class Measure(keras.callbacks.Callback):
-    """Measures both ratios after every epoch.
+class Experiment:
+    """Trains one network again and again; it is compiled once.
 
     Args:
-        examples: with masks and boxes.
-        rows: that are filled.
-        settings: put in front of each row.
+        epochs: of each training.
     """
 
-    def __init__(
-        self,
-        examples: dict[str, np.ndarray],
-        rows: list[dict[str, Any]],
-        settings: dict[str, Any],
-    ) -> None:
-        super().__init__()
-        self._examples, self._rows, self._settings = examples, rows, settings
+    def __init__(self, epochs: int) -> None:
+        images = keras.Input((64, 64, 3))
+        self._model = keras.Model(images, make_embeddings(images))
+        self._epochs = epochs
+        steps = epochs * NUM_TRAIN // (len(TRAIN_CLASSES) * IMAGES_PER_CLASS)
+        schedule = keras.optimizers.schedules.CosineDecay(3e-3, steps)
+        self._optimizer = keras.optimizers.Adam(schedule)
+        self._model.compile(self._optimizer, TripletSemiHardLoss())
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Add a row."""
-        heatmaps = explain(self.model, self._examples["image"])
-        masks = self._examples["segmentation_mask"]
-        ratio = np.nanmean(np.asarray(heatmap_ratio_in_masks(heatmaps, masks)))
-        found = context_ratio(self.model, self._examples)
-        row = {**self._settings, "epoch": epoch + 1, "heatmap_ratio": float(ratio)}
-        self._rows.append({**row, "recall": found.recall, **found.as_logs()})
-        print(self._rows[-1], file=sys.stderr, flush=True)
+    def run(self, shortcut: float, seed: int) -> list[Row]:
+        """Train from scratch and measure both ratios after every epoch."""
+        train = digit_scenes(
+            NUM_TRAIN, classes=TRAIN_CLASSES, shortcut=shortcut, seed=seed
+        )
+        # Both a digit and a hue tell the class of these scenes: the network chooses.
+        test = digit_scenes(
+            NUM_TEST, split="evaluation", classes=range(6, 10), shortcut=1.0, seed=seed
+        )
+        keras.utils.set_random_seed(seed)
+        images = keras.Input((64, 64, 3))
+        fresh = keras.Model(images, make_embeddings(images))
+        self._model.set_weights(fresh.get_weights())
+        for variable in self._optimizer.variables:
+            variable.assign(np.zeros(variable.shape, variable.dtype))
+        batches = sample_balanced_batches(
+            train["image"],
+            train["label"],
+            classes_per_batch=len(TRAIN_CLASSES),
+            images_per_class=IMAGES_PER_CLASS,
+            seed=seed,
+        )
+        rows = []
+        for epoch in range(self._epochs):
+            self._model.fit(batches, shuffle=False, verbose=0)
+            rows.append(
+                {"shortcut": shortcut, "seed": seed, "epoch": epoch + 1}
+                | measure(self._model, test)
+            )
+            print(rows[-1], file=sys.stderr, flush=True)
+        return rows
 
 
-def run(shortcut: float, seed: int, epochs: int, rows: list[dict[str, Any]]) -> None:
-    """Train one network and add a row for each epoch."""
-    train = digit_scenes(NUM_TRAIN, classes=TRAIN_CLASSES, shortcut=shortcut, seed=seed)
-    # Both a digit and a hue tell the class of these scenes: the network chooses.
-    test = digit_scenes(
-        NUM_TEST, split="evaluation", classes=range(6, 10), shortcut=1.0, seed=seed
-    )
-    keras.utils.set_random_seed(seed)
-    images = keras.Input(train["image"].shape[1:])
-    model = keras.Model(images, make_embeddings(images))
-    batches = sample_balanced_batches(
-        train["image"],
-        train["label"],
-        classes_per_batch=len(TRAIN_CLASSES),
-        images_per_class=IMAGES_PER_CLASS,
-        seed=seed,
-    )
-    schedule = keras.optimizers.schedules.CosineDecay(3e-3, epochs * len(batches))
-    model.compile(keras.optimizers.Adam(schedule), TripletSemiHardLoss())
-    measure = Measure(test, rows, {"shortcut": shortcut, "seed": seed})
-    model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[measure])
+def measure(model: keras.Model, examples: dict[str, np.ndarray]) -> Row:
+    """Return the share of the heat on the object, Recall@1 and the context ratios."""
+    heatmaps = explain(model, examples["image"])
+    masks = examples["segmentation_mask"]
+    ratios = np.asarray(heatmap_ratio_in_masks(heatmaps, masks))
+    found = context_ratio(model, examples, batch_size=100)
+    row = {"heatmap_ratio": float(np.nanmean(ratios)), "recall": found.recall}
+    return row | {f"{x.cover}_{x.sides}": x.ratio for x in found.rows}
+
+
+def correlate(rows: list[Row], first: str, second: str) -> float:
+    """Return Spearman's rank correlation of two columns."""
+    columns = [[row[name] for row in rows] for name in (first, second)]
+    return float(spearmanr(*columns, nan_policy="omit").statistic)
+
+
+def describe(rows: list[Row], first: str, second: str) -> str:
+    """Return the correlation with a 95 % interval, over networks drawn again."""
+    networks = sorted({(row["shortcut"], row["seed"]) for row in rows})
+    of_network = [
+        [row for row in rows if (row["shortcut"], row["seed"]) == network]
+        for network in networks
+    ]
+    random = np.random.default_rng(0)
+    drawn = []
+    for _ in range(NUM_RESAMPLES):
+        some = random.integers(0, len(networks), len(networks))
+        drawn.append(correlate(sum((of_network[i] for i in some), []), first, second))
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return f"{correlate(rows, first, second):.2f} ({low:.2f} to {high:.2f})"
+
+
+def write_table(head: list[str], body: list[list[str]]) -> str:
+    """Return a table as Markdown."""
+    return "\n".join(f"| {' | '.join(x)} |" for x in [head, ["---"] * len(head), *body])
 
 
 def main() -> None:
     """Train, measure and write the file."""
     parser = argparse.ArgumentParser(description="Compare two ratios on digits.")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.md")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    experiment = Experiment(options.epochs)
+    rows: list[Row] = []
     for seed in range(options.seeds):
         for shortcut in SHORTCUTS:
-            run(shortcut, seed, options.epochs, rows)
-    heat = np.array([row["heatmap_ratio"] for row in rows])
-    last = np.array([row["epoch"] == options.epochs for row in rows])
-    lines = [
-        "# Does the heatmap ratio predict the context ratio?",
-        "Made by `python -m benchmarks.papers.measure_context "
-        f"--epochs {options.epochs} --seeds {options.seeds}`; not typed. Scenes of "
-        "digits, on whose backgrounds a hue told the class with the probability "
-        "`shortcut` while training; measured on unseen digits with the hue of their "
-        "class.",
-        "Rank correlation (Spearman) of the share of the heat on the digit with the "
-        f"context ratio, over {len(rows)} epochs of all networks and over the "
-        f"{last.sum()} networks at the end; -1 would be a perfect prediction.",
-        "| cover and sides | all epochs | at the end |",
-        "| --- | --- | --- |",
-    ]
-    table = []
-    for name in RATIOS:
-        values = np.array([row[name] for row in rows])
-        cells = [
-            spearmanr(heat[some], values[some], nan_policy="omit").statistic
-            for some in (np.ones_like(last), last)
+            rows += experiment.run(shortcut, seed)
+    ends = [row for row in rows if row["epoch"] == options.epochs]
+    predicted = [
+        [
+            name.replace("_", ", "),
+            describe(rows, "heatmap_ratio", name),
+            describe(ends, "heatmap_ratio", name),
+            describe(ends, "shortcut", name),
         ]
-        table.append(
-            f"| {name.removeprefix('context_ratio_').replace('_', ', ')} "
-            f"| {cells[0]:.2f} | {cells[1]:.2f} |"
-        )
-    names = ("shortcut", "seed", "recall", "heatmap_ratio", *RATIOS)
-    ends = [[f"{row[name]:.2f}" for name in names] for row in np.array(rows)[last]]
-    titles = [name.replace("_", " ") for name in names]
-    text = "\n\n".join(lines[:3]) + "\n\n" + "\n".join([*lines[3:], *table])
-    body = [titles, ["---"] * len(titles), *ends]
-    text += "\n\nAt the end of each training:\n\n"
-    text += "\n".join(f"| {' | '.join(cells)} |" for cells in body) + "\n"
-    options.out.write_text(text, encoding="utf-8")
+        for name in RATIOS
+    ]
+    names = ["heatmap_ratio", "recall", *RATIOS]
+    means = [
+        [f"{shortcut:.2f}"]
+        + [
+            f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+            for values in (
+                [row[name] for row in ends if row["shortcut"] == shortcut]
+                for name in names
+            )
+        ]
+        for shortcut in SHORTCUTS
+    ]
+    sections = [
+        "# Does the heatmap ratio predict the context ratio?",
+        "Made by `python -m benchmarks.papers.measure_context --epochs "
+        f"{options.epochs} --seeds {options.seeds} --out FILE.md`; not typed. Scenes "
+        "of digits, on whose backgrounds a hue told the class with the probability "
+        "`shortcut` while training; measured on unseen digits with the hue of their "
+        "class, so that a network can find them by either.",
+        f"Rank correlation (Spearman) over all {len(rows)} epochs of "
+        f"{len(ends)} networks, and over the networks at the end, with 95 % intervals "
+        "over networks drawn again. A heatmap ratio that predicted the context ratio "
+        "perfectly would have -1; a context ratio that told how strong the shortcut "
+        "was, 1.",
+        write_table(
+            [
+                "cover and covered sides",
+                "heatmap ratio, all epochs",
+                "heatmap ratio, at the end",
+                "shortcut, at the end",
+            ],
+            predicted,
+        ),
+        "At the end of the trainings, mean over the seeds with least and largest:",
+        write_table(["shortcut", *(x.replace("_", " ") for x in names)], means),
+        NOTES,
+    ]
+    options.out.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     print(options.out)
 
 

@@ -86,7 +86,7 @@ def evaluate(
             Takes 42 runs of the model for each image and method, some 50 for each
             image and proxy, and some 20 for each image.
         context_ratio: True to measure Recall@1 with the object and with everything
-            else covered too, see `keras_embcam.context_ratio`: five runs of the model
+            else covered too, see `keras_embcam.context_ratio`: seven runs of the model
             for each image. It stands among the settings, since it is the model's.
         num_timings: of each method alone, on one batch; 0 for no costs. Each method
             is compiled by itself for it.

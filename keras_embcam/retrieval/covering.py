@@ -39,16 +39,20 @@ def cover_with_blur(image: np.ndarray) -> np.ndarray:
     return blurred.reshape(image.shape)
 
 
-COVERS = {"mean": cover_with_mean, "blur": cover_with_blur}
+COVERS = ("constant", "mean", "blur")
 
 
-def cover_images(images: np.ndarray, shares: Any, cover: str) -> np.ndarray:
+def cover_images(
+    images: np.ndarray, shares: Any, cover: str, constant: Any
+) -> np.ndarray:
     """Return images, each covered as far as the shares say.
 
     Args:
         images: (n, H, W, c) of any dtype.
         shares: (n, H, W) in [0, 1], how much of each pixel is covered.
-        cover: a key of `COVERS`.
+        cover: one of `COVERS`: the same colour for all images, which tells nothing of
+            any of them; the mean colour of each; or a strong blur of it.
+        constant: (c,), that colour.
 
     Returns:
         The same shape and dtype.
@@ -56,10 +60,16 @@ def cover_images(images: np.ndarray, shares: Any, cover: str) -> np.ndarray:
     Example:
 
     >>> images = np.uint8([[[[0], [30]]]])
-    >>> cover_images(images, np.float32([[[1, 0]]]), "mean").ravel().tolist()
+    >>> cover_images(images, np.float32([[[1, 0]]]), "mean", 7).ravel().tolist()
     [15, 30]
+    >>> cover_images(images, np.float32([[[0, 1]]]), "constant", 7).ravel().tolist()
+    [0, 7]
     """
-    covers = np.stack([COVERS[cover](image) for image in images])
+    if cover == "constant":
+        covers = np.broadcast_to(np.asarray(constant, "float32"), images.shape)
+    else:
+        one = cover_with_mean if cover == "mean" else cover_with_blur
+        covers = np.stack([one(image) for image in images])
     shares = np.asarray(shares, "float32")[..., None]
     mixed = images * (1 - shares) + covers * shares
     if np.issubdtype(images.dtype, np.integer):
