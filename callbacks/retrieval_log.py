@@ -21,6 +21,7 @@ from keras_embcam.vector_search import find_nearest
 
 MAX_ERRORS = 8  # in one grid
 NUM_COLUMNS = 4
+MARGIN = 24  # white pixels around each picture
 SCALE = 0.6  # of the pictures that `draw` makes; their texts can still be read
 
 
@@ -213,6 +214,9 @@ class RetrievalErrors:
         names = [[f"label {labels[row]}, image {row}"] for row in matches]
         captions = [f"image {row}, label {labels[row]}" for row in queries]
         columns = min(len(queries), NUM_COLUMNS)
-        grid = make_grid(found.draw(names), captions, num_columns=columns)
+        # What belongs together is nearer than what does not.
+        margins = [(0, MARGIN), (MARGIN, MARGIN), (0, 0)]
+        pictures = [np.pad(x, margins, constant_values=255) for x in found.draw(names)]
+        grid = make_grid(pictures, captions, num_columns=columns)
         size = [round(side * SCALE) for side in grid.shape[1::-1]]
         return cv2.resize(grid, size, interpolation=cv2.INTER_AREA)

@@ -168,3 +168,15 @@ def test_evaluate_reports_it():
     assert any(x.startswith("1 images have no object") for x in report.notes)
     without = evaluate(model, examples, ["uniform"], num_timings=0)
     assert not any("context" in key for key in without.settings)
+
+
+def test_embeddings_that_are_not_finite_and_images_of_another_size():
+    examples = drop(draw(), "segmentation_mask")
+    model = look_at("object")
+    with pytest.raises(ValueError, match="takes images of the shape"):
+        context_ratio(model, {**examples, "image": examples["image"][:, :6]})
+    model.get_layer("conv").set_weights([np.full((1, 1, 3, 3), np.nan)])
+    with pytest.raises(ValueError, match="`examples` must be finite"):
+        context_ratio(model, examples)
+    with pytest.raises(ValueError, match="n >= 1"):
+        context_ratio(model, {key: x[:0] for key, x in examples.items()})

@@ -233,3 +233,11 @@ def test_images_of_several_sizes(tmp_path):
 def test_what_is_no_model():
     with pytest.raises(TypeError, match="`model` must be a keras.Model"):
         contributions("model.keras", IMAGES)
+
+
+def test_no_images_and_another_size():
+    model = make(pool())
+    with pytest.raises(ValueError, match="`images` must hold at least one image"):
+        contributions(model, IMAGES[:0])
+    with pytest.raises(ValueError, match=r"takes images of the shape .*12, 9"):
+        contributions(model, np.ones((2, 12, 9, 3)))

@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_embcam import embed, explain_neighbors, explain_pair
+from keras_embcam import embed, explain_neighbors, explain_pair, nearest_neighbors
 from keras_embcam.metrics import measure_retrieval
-from keras_embcam.retrieval import contribution_reader, embedded
+from keras_embcam.retrieval import contribution_reader, embedded, search
+from keras_embcam.transfer import search as transfer_search
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 10, 9, 3), dtype="uint8")
@@ -333,3 +334,23 @@ def test_the_network_runs_once_on_each_query_and_match(model, found, monkeypatch
         one, two = getattr(same, name), getattr(again, name)
         np.testing.assert_allclose(one, two, atol=1e-5)
     np.testing.assert_array_equal(again.match_images, same.match_images)
+
+
+def test_the_search_is_that_of_the_transfer(model, monkeypatch):
+    """One call for all queries of 100,000 embeddings, none for each."""
+    assert search.SEARCHES is transfer_search.SEARCHES is nearest_neighbors.SEARCHES
+    assert search.find_nearest is nearest_neighbors.find_nearest
+    sizes = []
+
+    def count(queries, gallery, *arguments, **options):
+        sizes.append((len(queries), len(gallery)))
+        return nearest_neighbors.find_nearest(queries, gallery, *arguments, **options)
+
+    monkeypatch.setattr(search, "find_nearest", count)
+    many = np.random.default_rng(0).normal(size=(100_000, 5)).astype("float32")
+    numbers = np.arange(100_000) % 4
+    explain_neighbors(
+        model, IMAGES, k=3, gallery_embeddings=many, labels=numbers[:20],
+        gallery_labels=numbers, resize=False,
+    )  # fmt: skip
+    assert sizes == [(20, 100_000)]

@@ -30,7 +30,7 @@ class Embedded(NamedTuple):
         embeddings: (n, d) float32, raw.
         labels: (n,) or None.
         digests: of the pixels that the model takes, one for each image; None where
-            the embeddings were given.
+            they are not needed, or the embeddings were given.
         rows: (n,) int64, the numbers of the images as they were given: all, but for
             files that could not be read.
         num_images: how many were given.
@@ -52,6 +52,7 @@ def embed_source(
     name: str,
     verbose: int,
     reader: ContributionReader | None = None,
+    digest: bool = True,
 ) -> Embedded:
     """Return embeddings, labels and digests of images of any kind.
 
@@ -64,6 +65,7 @@ def embed_source(
         reader: of contributions, to keep those that cost little more than the
             embeddings, up to `MAX_KEPT_BYTES`: the network need not run on these
             images again. None to keep none.
+        digest: False to leave the pixels alone: nothing is compared with them.
 
     Raises:
         ValueError: for images that do not fit, or embeddings that are not finite.
@@ -85,7 +87,7 @@ def embed_source(
         embeddings.append(found)
         if batch.labels is not None:
             labels.append(batch.labels)
-        for image in np.asarray(find_images(batch.inputs)):
+        for image in np.asarray(find_images(batch.inputs)) if digest else ():
             digests.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
         rows.append(batch.start + np.arange(len(found)))
         bar.add(len(found))
@@ -94,7 +96,7 @@ def embed_source(
     return Embedded(
         all_embeddings,
         np.concatenate(labels) if labels else None,
-        digests,
+        digests if digest else None,
         np.concatenate(rows),
         source.num_images or len(all_embeddings),
         join(kept) if kept else None,

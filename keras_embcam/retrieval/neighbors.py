@@ -126,7 +126,8 @@ def explain_neighbors(
         )
 
     source = open_images(queries, strict)
-    asked = embed_source(model, source, method, "queries", verbose, reader)
+    digest = gallery_embeddings is None and own_rows is None
+    asked = embed_source(model, source, method, "queries", verbose, reader, digest)
     asked = asked._replace(labels=check_labels_fit("labels", labels, asked, "queries"))
     if gallery_embeddings is not None:
         width = asked.embeddings.shape[1]
@@ -136,7 +137,9 @@ def explain_neighbors(
         searched, gallery, gallery_labels = asked, queries, None  # they have theirs
     else:
         source = open_images(gallery, strict)
-        searched = embed_source(model, source, method, "gallery", verbose)
+        searched = embed_source(
+            model, source, method, "gallery", verbose, digest=digest
+        )
     searched = searched._replace(
         labels=check_labels_fit("gallery_labels", gallery_labels, searched, "gallery")
     )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_embcam.heatmaps import resize_heatmaps, scale_heatmaps
+from keras_embcam.heatmaps import TINY, resize_heatmaps
 
 
 class Correspondences(NamedTuple):
@@ -166,7 +166,8 @@ def finish_maps(
     """
     heatmaps: Any = np.maximum(signed, 0).astype("float32")
     if size is not None:
-        heatmaps = resize_heatmaps(heatmaps, size)
-    if normalize:
-        heatmaps = scale_heatmaps(heatmaps)
-    return ops.convert_to_numpy(heatmaps)
+        heatmaps = ops.convert_to_numpy(resize_heatmaps(heatmaps, size))
+    if normalize:  # in place: of many large maps a copy takes long
+        largest = heatmaps.max(axis=(-2, -1), keepdims=True, initial=0)
+        heatmaps /= np.maximum(largest, TINY)
+    return heatmaps
