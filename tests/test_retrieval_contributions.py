@@ -8,7 +8,9 @@ from keras import layers, ops
 
 from keras_embcam import contributions, explain
 from keras_embcam.method import Method
+from keras_embcam.retrieval import contribution_reader
 from keras_embcam.retrieval.contribution_reader import NUM_STEPS, ContributionReader
+from keras_embcam.retrieval.head_functions import read_pooled_head
 from keras_embcam.running.image_batches import ImageSource
 
 RNG = np.random.default_rng(0)
@@ -235,9 +237,27 @@ def test_what_is_no_model():
         contributions("model.keras", IMAGES)
 
 
-def test_no_images_and_another_size():
+def test_no_images_and_other_channels():
     model = make(pool())
     with pytest.raises(ValueError, match="`images` must hold at least one image"):
         contributions(model, IMAGES[:0])
-    with pytest.raises(ValueError, match=r"takes images of the shape .*12, 9"):
-        contributions(model, np.ones((2, 12, 9, 3)))
+    with pytest.raises(ValueError, match=r"takes images of the shape .*10, 9, 4"):
+        contributions(model, np.ones((2, 10, 9, 4)))
+
+
+def test_a_head_that_only_pools_takes_two_gradients(monkeypatch):
+    """As many numbers as channels, and only then; one that mixes them is no such."""
+    called = []
+
+    def count(view, images, proxies, *options):
+        called.append(view.embedding_width)
+        return read_pooled_head(view, images, proxies, *options)
+
+    monkeypatch.setattr(contribution_reader, "read_pooled_head", count)
+    scaled = layers.BatchNormalization(gamma_initializer=noise())
+    for head in ([pool()], [pool(), scaled]):
+        found = contributions(make(*head), IMAGES)
+        assert found.num_steps == 0 and found.errors.max() < 1e-5
+    assert not called
+    mixed = contributions(make(pool(), layers.Dense(6)), IMAGES)
+    assert called and mixed.num_steps == 0 and mixed.errors.max() < 1e-5

@@ -12,6 +12,7 @@ from keras_embcam.retrieval.head_functions import (
     find_field,
     integrate_head,
     read_pooled_head,
+    read_scaled_head,
     record_parts,
 )
 from keras_embcam.running.chosen_proxies import ProxyChooser
@@ -211,12 +212,16 @@ class ContributionReader:
         return Contributions(values, embeddings, errors, num_steps, batch.images, rows)
 
     def _read_matrix(self, batch: Batch) -> np.ndarray | None:
-        """Return the matrix (k, d) of a pooled head, None where there is none."""
-        one = tree.map_structure(lambda x: x[:1], batch.inputs)
-        weights, differences = self._run(batch._replace(inputs=one), read_pooled_head)
-        if not np.all(differences <= self._tolerance):  # NaN is not
-            return None
-        return np.ascontiguousarray(weights[0].T)
+        """Return the matrix (k, d) of a pooled head, None where there is none.
+
+        Or (k,), the factors of a head that only pools.
+        """
+        one = batch._replace(inputs=tree.map_structure(lambda x: x[:1], batch.inputs))
+        for read in (read_scaled_head, read_pooled_head):
+            weights, differences = self._run(one, read)
+            if np.all(differences <= self._tolerance):  # NaN is not
+                return np.ascontiguousarray(weights[0].T)
+        return None
 
     def _run(
         self, batch: Batch, function: Callable, *options: Any, proxies: Any = None
@@ -230,14 +235,12 @@ class ContributionReader:
 
 
 def _multiply(activations: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Return activations (n, h, w, k) times a matrix (k, d)."""
-    num_channels, width = matrix.shape
-    diagonal = matrix.diagonal()
-    if num_channels == width and np.count_nonzero(matrix) == np.count_nonzero(diagonal):
-        return activations * diagonal  # pooled features, where it is much faster
+    """Return activations (n, h, w, k) times a matrix (k, d), or times factors (k,)."""
+    if matrix.ndim == 1:
+        return activations * matrix
     # As one product: numpy multiplies a stack of matrices one by one.
-    product = activations.reshape(-1, num_channels) @ matrix
-    return product.reshape(*activations.shape[:3], width)
+    product = activations.reshape(-1, len(matrix)) @ matrix
+    return product.reshape(*activations.shape[:3], -1)
 
 
 def check_sizes(batches: list[Contributions]) -> None:

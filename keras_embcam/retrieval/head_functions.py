@@ -40,6 +40,41 @@ def record_parts(
     return recording.activations, recording.embeddings, rest
 
 
+def read_scaled_head(
+    view: ModelView, images: Any, proxies: None, *options: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the factors of a head that only pools, and scales each channel.
+
+    Behind pooling alone the embedding is as wide as there are channels; a gradient for
+    each of its thousand numbers would take long. Such a head is known by two: that of
+    all ones is its factors, and that of random numbers must be these times them.
+
+    Args:
+        view: of the model.
+        images: one image.
+        proxies: not used.
+        *options: not used.
+
+    Returns:
+        The factors (1, k) float32, and how far the second gradient differs from what
+        it should be (1,), relative to the largest factor; infinity where the embedding
+        is not as wide.
+    """
+    width = view.embedding_width
+    activations = view.record(images).activations
+    num_channels = activations.shape[-1]
+    if num_channels != width:
+        return ops.zeros((1, num_channels)), ops.full((1,), np.inf)
+    recording = view.record(images, ops.zeros_like(activations))
+    noise = np.random.default_rng(0).uniform(-1, 1, (1, width)).astype("float32")
+    ones = recording.pull_back(ops.ones((1, width)))
+    factors = ops.mean(ones, axis=(1, 2))
+    expected = (factors * noise)[:, None, None]
+    differences = ops.abs(recording.pull_back(tf.constant(noise)) - expected)
+    largest = ops.maximum(ops.max(ops.abs(factors)), 1e-30)
+    return factors, ops.max(differences, axis=(1, 2, 3)) / largest
+
+
 def read_pooled_head(
     view: ModelView, images: Any, proxies: None, *options: Any
 ) -> tuple[Tensor, Tensor]:
