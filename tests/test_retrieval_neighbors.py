@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_embcam import embed, explain_neighbors, explain_pair, nearest_neighbors
+from keras_embcam import embed, explain_neighbors, explain_pair, vector_search
 from keras_embcam.metrics import measure_retrieval
 from keras_embcam.retrieval import contribution_reader, embedded, search
-from keras_embcam.transfer import search as transfer_search
+from keras_embcam.transfer import weight_table as transfer_search
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 10, 9, 3), dtype="uint8")
@@ -338,13 +338,13 @@ def test_the_network_runs_once_on_each_query_and_match(model, found, monkeypatch
 
 def test_the_search_is_that_of_the_transfer(model, monkeypatch):
     """One call for all queries of 100,000 embeddings, none for each."""
-    assert search.SEARCHES is transfer_search.SEARCHES is nearest_neighbors.SEARCHES
-    assert search.find_nearest is nearest_neighbors.find_nearest
+    assert search.SEARCHES is transfer_search.SEARCHES is vector_search.SEARCHES
+    assert search.find_nearest is vector_search.find_nearest
     sizes = []
 
     def count(queries, gallery, *arguments, **options):
         sizes.append((len(queries), len(gallery)))
-        return nearest_neighbors.find_nearest(queries, gallery, *arguments, **options)
+        return vector_search.find_nearest(queries, gallery, *arguments, **options)
 
     monkeypatch.setattr(search, "find_nearest", count)
     many = np.random.default_rng(0).normal(size=(100_000, 5)).astype("float32")

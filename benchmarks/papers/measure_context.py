@@ -32,11 +32,11 @@ NUM_RESAMPLES = 1000
 
 NOTES = (
     "The headline of `context_ratio` is the first row. A cover made of the image "
-    "itself leaks its hue: with the mean colour or a blur on both sides, one that "
-    "knows only the hue still finds it when all else is covered, so that its "
-    "ratio is no more than 1, like that of a network that needs both. One colour for "
-    "all images leaks nothing. The queries alone are covered because a cover on both "
-    "sides has the same outline on both, which a network may match."
+    "itself leaks its hue: with the mean colour or a blur on both sides, a network "
+    "that knows nothing but the hue still finds it when all else is covered, so "
+    "that its ratio is no more than 1, like that of a network that needs both. One "
+    "colour for all images leaks nothing. The queries alone are covered because a "
+    "cover on both sides has the same outline on both, which a network may match."
 )
 
 Row = dict[str, Any]
@@ -165,8 +165,8 @@ def main() -> None:
     sections = [
         "# Does the heatmap ratio predict the context ratio?",
         "Made by `python -m benchmarks.papers.measure_context --epochs "
-        f"{options.epochs} --seeds {options.seeds} --out FILE.md`; not typed. Scenes "
-        "of digits, on whose backgrounds a hue told the class with the probability "
+        f"{options.epochs} --seeds {options.seeds} --out docs/context_ratio.md`; not "
+        "typed. Scenes of digits, on whose backgrounds a hue told the class with the probability "
         "`shortcut` while training; measured on unseen digits with the hue of their "
         "class, so that a network can find them by either.",
         f"Rank correlation (Spearman) over all {len(rows)} epochs of "

@@ -6,6 +6,7 @@ import numpy as np
 from keras import tree
 
 from keras_embcam.network.noise_images import find_images
+from keras_embcam.retrieval.contribution_reader import Contributions
 from keras_embcam.retrieval.pair_maps import (
     Correspondences,
     compare_positions,
@@ -15,7 +16,6 @@ from keras_embcam.retrieval.pair_maps import (
     project,
     stack_correspondences,
 )
-from keras_embcam.retrieval.position_contributions import Contributions
 from keras_embcam.retrieval.search import Ranking
 
 NUM_LINES = 5  # in a picture, for each match
