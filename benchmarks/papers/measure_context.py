@@ -166,9 +166,9 @@ def main() -> None:
         "# Does the heatmap ratio predict the context ratio?",
         "Made by `python -m benchmarks.papers.measure_context --epochs "
         f"{options.epochs} --seeds {options.seeds} --out docs/context_ratio.md`; not "
-        "typed. Scenes of digits, on whose backgrounds a hue told the class with the probability "
-        "`shortcut` while training; measured on unseen digits with the hue of their "
-        "class, so that a network can find them by either.",
+        "typed. Scenes of digits, on whose backgrounds a hue told the class with the "
+        "probability `shortcut` while training; measured on unseen digits with the hue "
+        "of their class, so that a network can find them by either.",
         f"Rank correlation (Spearman) over all {len(rows)} epochs of "
         f"{len(ends)} networks, and over the networks at the end, with 95 % intervals "
         "over networks drawn again. A heatmap ratio that predicted the context ratio "
