@@ -71,7 +71,7 @@ def test_a_preset_names_its_layers(folder, tmp_path, capsys):
     assert run(folder, image, "--preset", "localize", "--out", tmp_path) == 0
     assert capsys.readouterr().out.startswith("layer: last, first, maps of 30 x 30")
     assert run(folder, image, "--preset", "localise", "--out", tmp_path) == 2
-    assert "`preset` must be one of ['localize', 'tokens']" in capsys.readouterr().err
+    assert "`--preset` must be one of ['localize', 'tokens']" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_a_preset_names_its_layers(folder, tmp_path, capsys):
     [
         (["nowhere.png"], "`images` must exist. Received: 'nowhere.png'"),
         (["IMAGE", "--conv-layer", "lats"], "Did you mean 'last'"),
-        (["IMAGE", "--weighting", "cam"], "`weighting` must be one of"),
-        (["IMAGE", "--top-channels", "9"], "`top_channels` must"),
+        (["IMAGE", "--weighting", "cam"], "`--weighting` must be one of"),
+        (["IMAGE", "--top-channels", "9"], "`--top-channels` must"),
         (["MODEL"], "Cannot read any of the images"),
         (["IMAGE", "--preprocessing", "resnet49"], "one of these names: ['-1,1'"),
     ],
