@@ -90,7 +90,7 @@ def test_doctests():
 
 @pytest.mark.parametrize("bounding_box_format", ["rel_yxyx", "rel_xyxy"])
 def test_swapped_corners_are_named(bounding_box_format):
-    with pytest.raises(ValueError, match="Their corners are swapped"):
+    with pytest.raises(ValueError, match="Are their corners swapped"):
         finish(RELATIVE[..., [2, 3, 0, 1]], bounding_box_format)
-    with pytest.raises(ValueError, match="Their corners are swapped"):
+    with pytest.raises(ValueError, match="Are their corners swapped"):
         finish(RELATIVE[..., [2, 1, 0, 3]], bounding_box_format)

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
 from keras_embcam.keras_private import is_rematerialized
+from keras_embcam.network.calls import Call
 from keras_embcam.network.embedding_source import EmbeddingSource
 from keras_embcam.network.trial_run import TrialRun, enclosing_paths
 
@@ -43,10 +46,15 @@ def describe_flat(trial: TrialRun, source: EmbeddingSource) -> str:
     )
 
 
+def _is_no_hash(call: Call) -> bool:
+    """Tell whether vectors are not all whole numbers."""
+    return call.output is None or not np.array_equal(call.output, np.rint(call.output))
+
+
 def describe_hash(trial: TrialRun) -> str:
     """Return what to tell a user whose embedding may be a hash."""
     return (
         "Behind a sign, a rounding or a comparison, as in a hash, there is no "
         "gradient: pass `embedding_layer`, the layer whose output goes into that step."
-        f" Candidates:\n{trial.list_candidates(2)}"
+        f" Candidates:\n{trial.list_candidates(2, keep=_is_no_hash)}"
     )

@@ -121,7 +121,8 @@ Did you mean bounding_box_format='yxyx'?
             )
 
     def _suggest(self) -> str:
-        """Return a question for the format that fits nearly all boxes, if one does."""
+        """Return what may be wrong: another format that fits nearly all boxes."""
+        swapped = ""
         boxes = np.concatenate(self._kept)
         has_corners = self._format.removeprefix("rel_") in ("yxyx", "xyxy")
         if has_corners and (boxes[:, 2:] < boxes[:, :2]).any(axis=1).mean() > 0.05:
@@ -133,8 +134,8 @@ Did you mean bounding_box_format='yxyx'?
                 axis=1,
             )
             if self._share_inside(sorted_boxes, self._format) > 0.95:
-                return (
-                    " Their corners are swapped: the one with the smaller numbers must "
+                swapped = (
+                    " Are their corners swapped? The one with the smaller numbers must "
                     "come first, as in (x_min, y_min, x_max, y_max)."
                 )
         other = self._format.removeprefix("rel_")
@@ -143,8 +144,8 @@ Did you mean bounding_box_format='yxyx'?
         for candidate in dict.fromkeys((other, *FORMATS, *RELATIVE)):
             is_known = candidate in (*FORMATS, *RELATIVE) and candidate != self._format
             if is_known and self._share_inside(boxes, candidate) > 0.95:
-                return f" Did you mean bounding_box_format={candidate!r}?"
-        return ""
+                return f" Did you mean bounding_box_format={candidate!r}?{swapped}"
+        return swapped
 
     def _share_inside(self, boxes: np.ndarray, candidate: str) -> float:
         """Return the share of boxes that lie in their image with an area."""
