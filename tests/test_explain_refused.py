@@ -199,7 +199,9 @@ def test_hashes_say_what_to_pass(step, conv_layer) -> None:
     keras.utils.set_random_seed(0)
     plain = make_model("tanh")
     hashing = keras.Model(plain.inputs[0], step(plain.outputs[0]))
-    with pytest.raises(ValueError, match=r"(?s)hash, .*`embedding_layer`.*\n  dense.*\n  global"):
+    with pytest.raises(
+        ValueError, match=r"(?s)hash, .*`embedding_layer`.*\n  dense.*\n  global"
+    ):
         explain(hashing, make_images(), conv_layer=conv_layer)
     name = plain.layers[-1].name
     found = explain(hashing, make_images(), embedding_layer=name)
