@@ -134,8 +134,9 @@ class TrialRun:
         if num_calls == 0:
             raise ValueError(
                 f"`{argument}`: the output of {path!r} cannot be recorded: the model "
-                "did not call it on inference, or only inside a `tf.function` of its "
-                "own. Pass a layer that the model calls directly."
+                "did not call it on inference, or only inside a `tf.function`, a "
+                "branch or a loop of its own. Pass a layer that the model calls "
+                "directly."
             )
 
     def list_candidates(
