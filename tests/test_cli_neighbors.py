@@ -1,5 +1,7 @@
 """The command embcam neighbors, run as a person does."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -83,3 +85,17 @@ def test_errors_are_one_line_and_status_2(folder, tmp_path, capsys, arguments, m
     assert run(folder, *arguments, "--out", tmp_path) == 2
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("embcam: error: ") and message in error
+
+
+def test_a_broken_file_is_left_out_and_named(folder, tmp_path, capsys):
+    gallery = tmp_path / "gallery"
+    shutil.copytree(folder / "gallery", gallery)
+    (gallery / "finch" / "00_broken.jpg").write_bytes(b"no picture")
+    command = ["neighbors", str(folder / "model.keras"), str(gallery), "--k", "1"]
+    assert main([*command, "--strict", "--out", str(tmp_path / "strict")]) == 2
+    assert "00_broken.jpg" in capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "00_broken.jpg" in printed.err and "of 8 queries" in printed.out
+    # The numbers of the others still fit their files.
+    assert (tmp_path / "out" / "0002_1_neighbors.png").exists()

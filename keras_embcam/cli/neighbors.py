@@ -51,6 +51,9 @@ def add_command(commands: Any) -> None:
     )
     neighbors.add_argument("--batch-size", type=int, default=32)
     neighbors.add_argument(
+        "--strict", action="store_true", help="stop at an image that cannot be read"
+    )
+    neighbors.add_argument(
         "--out", type=Path, default=Path("neighbors"), metavar="FOLDER"
     )
 
@@ -95,6 +98,7 @@ def run(options: argparse.Namespace) -> None:
         embedding_layer=options.embedding_layer,
         preprocessing_function=preprocessing_of(options),
         image_size=options.image_size,
+        strict=options.strict,
         batch_size=options.batch_size,
         verbose=1,
     )
