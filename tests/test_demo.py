@@ -7,7 +7,8 @@ import tensorflow as tf
 from keras import layers
 
 from keras_embcam.cli import main
-from keras_embcam.demo import LOSSES, birds, digits
+from keras_embcam.demo import LOSSES, birds, digits, training
+from keras_embcam.network.view import ModelView
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra [demo])")
 
@@ -51,6 +52,24 @@ def test_every_loss_trains(small, tmp_path, loss):
     assert np.isfinite(explanation.embeddings).all()
     # The share of the gradient on the class token, which only the transformer has.
     assert (explanation.prefix_shares is None) == (backbone == "cnn")
+
+
+def test_the_transformer_is_explained_by_its_patches():
+    """The slow test below trains it."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((64, 64, 3))
+    model = keras.Model(images, digits.RECIPES["vit"].make_embeddings(images))
+    view = ModelView(model, embedding_layer=digits.EMBEDDING)
+    assert (view.conv_layer, view.map_size) == ("block_1_norm", (8, 8))
+    assert view.num_prefix_tokens == 1
+
+
+def test_the_rate_rises_first_if_asked_for():
+    falling, rising = (training.make_schedule(0.5, 100, share) for share in (0, 0.1))
+    rates = [float(falling(step)) for step in (0, 50, 100)]
+    np.testing.assert_allclose(rates, [0.5, 0.25, 0], atol=1e-6)
+    rates = [float(rising(step)) for step in (0, 5, 10, 55, 100)]
+    np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.25, 0], atol=1e-6)
 
 
 def write_birds(folder, num_classes=16, images_per_class=4):

@@ -70,14 +70,7 @@ def train(
     if takes_similarities:
         outputs = Proxies(num_classes, name="proxies")(embeddings)
     model = keras.Model(images, outputs)
-    num_steps = epochs * len(batches)
-    num_rising = int(warmup_share * num_steps)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0 if num_rising else learning_rate,
-        num_steps - num_rising,
-        warmup_target=learning_rate if num_rising else None,
-        warmup_steps=num_rising,
-    )
+    schedule = make_schedule(learning_rate, epochs * len(batches), warmup_share)
     model.compile(keras.optimizers.Adam(schedule), make_loss())
     model.fit(
         batches.prefetch(tf.data.AUTOTUNE),
@@ -90,6 +83,17 @@ def train(
         ],
     )
     return model
+
+
+def make_schedule(learning_rate: float, num_steps: int, warmup_share: float) -> Any:
+    """Return a rate that rises from zero, if asked for, and falls along a cosine."""
+    num_rising = int(warmup_share * num_steps)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if num_rising else learning_rate,
+        num_steps - num_rising,
+        warmup_target=learning_rate if num_rising else None,
+        warmup_steps=num_rising,
+    )
 
 
 def print_table(rows: list[Row], recall_names: list[str]) -> None:
