@@ -65,6 +65,16 @@ def is_worth_explaining(
         activations: (n, positions, k).
         gradients: of a random direction of the embedding, the same shape.
         patches: those of the positions that belong to the image.
+
+    Example: all tokens of an image are alike, and two of three gradients happen to be
+    at right angles to them.
+
+    >>> tokens = np.ones((3, 4, 2))
+    >>> gradients = np.ones((3, 4, 1)) * [[[1, -1]], [[-1, 1]], [[1, 0]]]
+    >>> is_worth_explaining(tokens, gradients, slice(None))
+    True
+    >>> is_worth_explaining(tokens[:2], gradients[:2], slice(None))
+    False
     """
     usable = np.isfinite(activations).all(axis=(1, 2))
     usable &= np.isfinite(gradients).all(axis=(1, 2))
@@ -79,10 +89,13 @@ def is_worth_explaining(
     ).all():
         return False
     counts = norms[:, patches] > ROUNDING * norms.max(axis=1, keepdims=True)
-    products = np.abs(np.sum(activations * gradients, axis=2))[:, patches][counts]
-    lengths = (_norms(activations) * norms)[:, patches][counts]
+    products = np.abs(np.sum(activations * gradients, axis=2))[:, patches]
+    lengths = (_norms(activations) * norms)[:, patches]
     cosines = products / np.maximum(lengths, 1e-30)
-    return bool(np.median(cosines) >= VANISHING / np.sqrt(activations.shape[2]))
+    # Where the tokens of noise are alike, those of one image have about one cosine,
+    # which may be small by chance. It vanishes for all images or for none.
+    medians = [np.median(x[here]) for x, here in zip(cosines, counts, strict=True)]
+    return bool(np.nanmax(medians) >= VANISHING / np.sqrt(activations.shape[2]))
 
 
 def is_of_one_position(gradients: np.ndarray) -> bool:
