@@ -49,6 +49,7 @@ def database(model) -> GradWeightDatabase:
         ({"seed": -1}, "`seed` must be an integer >= 0. Received: -1"),
         ({"batch_size": 0}, "`batch_size` must be an integer >= 1"),
         ({"weighting": "cam"}, "`weighting` must be one of"),
+        ({"weighting": "auto"}, "`weighting` must be one of.* Received: 'auto'"),
         ({"conv_layer": ["conv"]}, r"one convolution.* Received: \['conv'\]"),
         ({"conv_layer": "cnv"}, "`conv_layer` must name a layer.* 'conv'"),
     ],

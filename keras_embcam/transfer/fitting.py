@@ -70,7 +70,7 @@ def check_arguments(
             "A database holds the weights of one convolution: pass a single "
             f"`conv_layer`. Received: {list(method.conv_layer)!r}"
         )
-    if method.weigh in SPATIAL_WEIGHTINGS:
+    if weightings.get_weighting(method.weighting) in SPATIAL_WEIGHTINGS:  # not "auto"
         raise ValueError(_spatial_message(method.weighting))
 
 
