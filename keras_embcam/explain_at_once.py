@@ -130,7 +130,8 @@ def explain(
             find it by changing parts of noise images.
         num_prefix_tokens: class, distillation and register tokens before the patches;
             None to find it.
-        details: True to return embeddings, scores, images and more too.
+        details: True to return embeddings, scores, images and the share of the
+            gradient on class and register tokens too, see `Explanation`.
         preprocessing_function: applied to each batch of images before the model, where
             that does not scale them itself, such as
             `keras.applications.mobilenet_v2.preprocess_input`, or by name:
