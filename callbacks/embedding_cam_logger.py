@@ -225,8 +225,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Update, and put the numbers into the logs."""
         if self.update_freq == "epoch":
-            step = self._axis.step_of(epoch)
-            scalars = not self._keras_writes_scalars
+            step, scalars = self._axis.step_of(epoch), not self._keras_writes_scalars
             self._guard(self._write_update, "epoch_{}", step, scalars)
         elif self._update is None:
             self._guard(self._measure)  # no update yet: the logs need the numbers
