@@ -1,6 +1,7 @@
 """One tiny transformer in every room of the package; see also test_tokens_explained."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -190,7 +191,8 @@ def test_a_catalogue(
             assert report["problem"] is None
 
     ray = SimpleNamespace(is_initialized=lambda: True)
-    monkeypatch.setattr(driver, "_import_ray", lambda: ray)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(driver, "import_extra", lambda *_: None)
     monkeypatch.setattr(driver, "_explain_parts", explain_parts)
     out = tmp_path / "out"
     arguments = [saved / "model.keras", saved / "images", "--out", out]
