@@ -22,8 +22,8 @@ from keras_embcam.weightings import gradcam, hirescam, layercam
 
 Tensor = Any
 
-# Heat flows from where the map of the last layer is at least this, in [0, 1]. Any
-# value from 0.7 to 0.9 does as well.
+# Heat flows from where the product of both maps is at least this share of its maximum.
+# Any value from 0.7 to 0.9 does as well.
 MARKED = 0.8
 # Where that map opens the gate by half, and the power of the gate: with a larger one
 # the heat follows the proxy more, and fewer boxes are found.
@@ -67,7 +67,8 @@ def localize(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tens
     LayerCAM maps of finer layers, each divided by its maximum, which show how far the
     object reaches (Jiang et al., LayerCAM, IEEE TIP 2021, who fuse layers by their
     maximum) and hardly follow the proxy. R is the morphological reconstruction of F
-    from where ``C >= 0.8``: heat flows from there through what is connected in F. The
+    from where F C is at least 0.8 of its maximum: heat flows from there through what is
+    connected in F (Vincent, see `keras_embcam.heatmaps.reconstruct_heatmaps`). The
     gate favours what the last layer shows too, and the square makes less of the
     background. No prior of position: a shifted image has a shifted map.
 
@@ -101,7 +102,8 @@ def localize(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tens
         coarse[..., None], NEIGHBOURHOOD, 1, "same", data_format="channels_last"
     )[..., 0]
     coarse = scale_heatmaps(resize_heatmaps(coarse, ops.shape(masks)[1:3]))
-    reached = reconstruct_heatmaps(ops.where(coarse >= MARKED, masks, 0.0), masks)
+    is_marked = scale_heatmaps(masks * coarse) >= MARKED
+    reached = reconstruct_heatmaps(ops.where(is_marked, masks, 0.0), masks)
     gate = coarse**2 / (coarse**2 + HALF_OPEN**2)
     return reached**2 * gate**GATE_POWER
 

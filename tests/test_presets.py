@@ -107,7 +107,8 @@ def localize_slowly(found, coarse, finer, size):
         gate = np.maximum((activations * weights).sum(axis=-1), 0)
         gate = resize(average_with_neighbours(gate), size)
         gate /= gate.max()
-        reached = reconstruct_slowly(np.where(gate >= 0.8, fused, 0), fused)
+        is_marked = fused * gate >= 0.8 * (fused * gate).max()
+        reached = reconstruct_slowly(np.where(is_marked, fused, 0), fused)
         gate = gate**2 / (gate**2 + 0.3**2)
         heatmaps.append(reached**2 * gate**0.3)
     return np.array(heatmaps)
@@ -218,6 +219,26 @@ class TestLocalize:
         expected = explain(model, IMAGES, preset="localize")
         np.testing.assert_allclose(cam(IMAGES)[1], expected, atol=1e-6)
         np.testing.assert_allclose(loaded(IMAGES)[1], expected, atol=1e-6)
+
+    def test_exported_and_compiled(self, model, tmp_path):
+        cam = EmbeddingCAM(model, preset="localize").as_model()
+        cam.export(tmp_path / "cam", verbose=False)
+        served = tf.saved_model.load(tmp_path / "cam")
+        expected = explain(model, IMAGES, preset="localize")
+        np.testing.assert_allclose(served.serve(IMAGES)[1], expected, atol=1e-6)
+        compiled = tf.function(cam, jit_compile=True)
+        np.testing.assert_allclose(compiled(IMAGES)[1], expected, atol=1e-5)
+
+    def test_heat_stays_with_the_object_that_the_proxy_shows(self):
+        coarse = np.zeros((1, 3, 9, 1), "float32")
+        coarse[:, 1, 1], coarse[:, 1, 6] = 1, 0.3
+        fine = np.zeros((1, 3, 9, 1), "float32")
+        fine[:, 1, 0:4] = fine[:, 1, 5:9] = [[0.5], [1], [0.9], [0.8]]
+        fine[:, 1, 4] = 0.1  # the gap
+        gradients = [np.ones_like(coarse), np.ones_like(fine)]
+        heatmaps = np.asarray(presets.localize([coarse, fine], gradients))
+        assert heatmaps[0, 1, :3].min() > 0.2
+        assert 0 < heatmaps[0, 1, 4:].max() <= 0.1**2 + 1e-6
 
     @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
     def test_half_precision(self, policy):
