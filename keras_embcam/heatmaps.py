@@ -13,9 +13,6 @@ Tensor = Any
 Field = tuple[float, float, float, float]
 # Which root of the values each rule by Otsu looks at.
 OTSU_ROOTS = {"otsu": 2, "otsu_4th_root": 4}
-# Steps of a reconstruction before it is asked again whether it is done: to ask costs
-# about as much as a step.
-STEPS_PER_CHECK = 4
 TINY = 1.2e-38  # just above the smallest normal float32
 
 
@@ -183,21 +180,22 @@ def reconstruct_heatmaps(markers: Tensor, masks: Tensor) -> Tensor:
     >>> np.asarray(reconstruct_heatmaps(markers, masks)).tolist()
     [[[2.0, 4.0, 1.0, 1.0, 1.0]]]
     """
-    # Images stand in the last axis: pooling many channels costs a quarter of pooling
-    # many maps of one.
-    masks = ops.transpose(ops.convert_to_tensor(masks), (1, 2, 0))[None]
-    markers = ops.transpose(ops.convert_to_tensor(markers), (1, 2, 0))[None]
+    masks = ops.convert_to_tensor(masks)
 
     def grow(grown: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        larger = grown
-        for _ in range(STEPS_PER_CHECK):
-            around = ops.max_pool(larger, 3, 1, "same", data_format="channels_last")
-            larger = ops.minimum(around, masks)
+        larger = ops.minimum(_dilate(grown), masks)
         return larger, ops.any(larger > grown)
 
     start = ops.minimum(markers, masks), ops.convert_to_tensor(True)
-    grown, _ = ops.while_loop(lambda _, has_grown: has_grown, grow, start)
-    return ops.transpose(grown[0], (2, 0, 1))
+    return ops.while_loop(lambda _, has_grown: has_grown, grow, start)[0]
+
+
+def _dilate(heatmaps: Tensor) -> Tensor:
+    """Return the maximum over 3 x 3 positions, at a fifth of what small pools cost."""
+    rows = ops.pad(heatmaps, ((0, 0), (1, 1), (0, 0)))
+    heatmaps = ops.maximum(ops.maximum(rows[:, :-2], heatmaps), rows[:, 2:])
+    columns = ops.pad(heatmaps, ((0, 0), (0, 0), (1, 1)))
+    return ops.maximum(ops.maximum(columns[:, :, :-2], heatmaps), columns[:, :, 2:])
 
 
 def find_boxes(heatmaps: Tensor, threshold: float | str = 0.2) -> np.ndarray:
