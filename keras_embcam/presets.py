@@ -17,8 +17,8 @@ from keras_embcam.heatmaps import (
     resize_heatmaps,
     scale_heatmaps,
 )
-from keras_embcam.network.feature_maps import Scales, TokenBlocks
-from keras_embcam.weightings import gradcam, hirescam, layercam
+from keras_embcam.network.feature_maps import AttentionLayers, Scales, TokenBlocks
+from keras_embcam.weightings import by_attention, gradcam, hirescam, layercam
 
 Tensor = Any
 
@@ -38,7 +38,9 @@ class LayerFusion:
 
     Attributes:
         combine: ``(activations, gradients) -> heatmaps``, from lists of (n, h, w, k)
-            float32, the smallest maps first, to (n, h', w') float32, >= 0.
+            float32, the smallest maps first, to (n, h', w') float32, >= 0. Of
+            `AttentionLayers`, attentions and their gradients (n, heads, t, t), to the
+            relevance of each token (n, t).
     """
 
     combine: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
@@ -51,11 +53,13 @@ class Preset(NamedTuple):
         weighting: of the layers.
         conv_layer: where the user names none.
         box_threshold: for `keras_embcam.heatmaps.find_boxes`.
+        follows_proxy: False for a baseline, which makes the same map of any proxy.
     """
 
     weighting: LayerFusion
     conv_layer: Any
     box_threshold: float | str
+    follows_proxy: bool = True
 
 
 def localize(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
@@ -148,9 +152,28 @@ def explain_tokens(
     return fuse_heatmaps(elements) * fuse_heatmaps(lengths)
 
 
+def gradient_length(
+    activations: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> Tensor:
+    """Return how much the embedding would change by each token: a baseline.
+
+    The mean over the blocks of the length of the gradient at what enters their
+    attention, each divided by its maximum: (n, h, w). It hardly follows the proxy.
+    """
+    return fuse_heatmaps([ops.norm(g, axis=-1) for g in gradients])
+
+
+def _of_attention(combine: Callable, follows_proxy: bool = True) -> Preset:
+    return Preset(LayerFusion(combine), AttentionLayers(), 0.2, follows_proxy)
+
+
 PRESETS: dict[str, Preset] = {
     "localize": Preset(LayerFusion(localize), Scales(3), "otsu_4th_root"),
     "tokens": Preset(LayerFusion(explain_tokens), TokenBlocks(), 0.2),
+    "gradient_length": Preset(LayerFusion(gradient_length), TokenBlocks(), 0.2),
+    "attention_gradient": _of_attention(by_attention.attention_gradient),
+    "rollout": _of_attention(by_attention.rollout, follows_proxy=False),
+    "last_attention": _of_attention(by_attention.last_attention, follows_proxy=False),
 }
 
 

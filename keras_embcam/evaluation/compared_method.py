@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_embcam.evaluation.baselines import activation_sum
 from keras_embcam.method import AUTO, Method
+from keras_embcam.presets import get_preset
 
 # Directions away from other images, at right angles to the embedding itself.
 DIRECTIONS = ("triplet", "distance_difference", "pairwise_distance")
@@ -130,6 +131,8 @@ class ComparedMethod(Method):
     @property
     def has_proxy(self) -> bool:
         """Whether there is a proxy that the maps depend on."""
+        if self.preset is not None and not get_preset(self.preset).follows_proxy:
+            return False
         return self.explains_proxy and self.weighting is not activation_sum
 
     @property

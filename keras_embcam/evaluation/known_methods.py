@@ -38,6 +38,11 @@ METHODS: dict[str, ComparedMethod] = {
         # What `explain` does for transformers.
         ComparedMethod("tokens", preset="tokens"),
         ComparedMethod("tokens_class_mean", "class_mean", preset="tokens"),
+        # Others for transformers: of the last two, any proxy would do.
+        ComparedMethod("gradient_length", preset="gradient_length"),
+        ComparedMethod("attention_gradient", preset="attention_gradient"),
+        ComparedMethod("rollout", preset="rollout"),
+        ComparedMethod("last_attention", preset="last_attention"),
         ComparedMethod("gradcam++", weighting="gradcam++"),
         ComparedMethod("layercam", weighting="layercam"),
         ComparedMethod("hirescam", weighting="hirescam"),

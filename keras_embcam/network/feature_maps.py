@@ -51,6 +51,14 @@ class TokenBlocks:
     needs_tokens: bool = True
 
 
+@dataclass(frozen=True)
+class AttentionLayers:
+    """In place of the name of a layer: the attention that the embedding depends on.
+
+    What is explained are not activations but who attends to whom, in each block.
+    """
+
+
 class FeatureMaps:
     """Finds what can be explained of a tried model.
 

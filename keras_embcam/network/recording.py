@@ -62,6 +62,7 @@ def run_and_record(
     paths: Sequence[str],
     source: EmbeddingSource,
     replace: Callable[[Tensor], Tensor] | None = None,
+    inputs_of: Sequence[Any] = (),
 ) -> Run:
     """Run the model once in inference mode; works in eager and in graph code.
 
@@ -75,13 +76,17 @@ def run_and_record(
         source: of the embedding.
         replace: returns what takes the place of a layer's output; None to keep the
             outputs. In a compiled graph, what nothing needs any more is not computed.
+        inputs_of: those of the layers whose first argument is recorded in place of
+            their output. It must be made of what another one puts out.
 
     Raises:
         ValueError: where a layer or the embedding was not computed exactly once, or
             not in reach of the tape.
     """
     change = None if replace is None else lambda operation, y: replace(y)
-    outputs, embedding, tape = _run(model, images, operations, paths, source, change)
+    outputs, embedding, tape = _run(
+        model, images, operations, paths, source, change, inputs_of
+    )
     finest = max(math.prod(x or 1 for x in y.shape[1:-1]) for y in outputs)
 
     def pull_back(cotangents: Tensor) -> list[Tensor]:
@@ -170,14 +175,21 @@ def _run(
     paths: Sequence[str],
     source: EmbeddingSource,
     replace: Callable[[Any, Tensor], Tensor] | None = None,
+    inputs_of: Sequence[Any] = (),
 ) -> tuple[list[Tensor], Tensor, tf.GradientTape]:
     graph = current_graph()
     seen: dict[int, list[Tensor]] = {id(x): [] for x in operations}
     taps: tuple[EmbeddingSource | Part, ...] = source.parts or (source,)
     tapped: list[list[Tensor]] = [[] for _ in taps]
+    takers = {id(x) for x in inputs_of}
 
     def see(operation: Any, arguments: Any, outputs: Any) -> Any:
-        if id(operation) in seen and is_in_graph(outputs, graph):
+        if id(operation) in takers:
+            args, kwargs = arguments
+            taken = next(iter((*args, *kwargs.values())))
+            if is_in_graph(taken, graph):  # watched by what made it
+                seen[id(operation)].append(taken)
+        elif id(operation) in seen and is_in_graph(outputs, graph):
             if replace is not None:
                 outputs = replace(operation, outputs)
             tape.watch(outputs)

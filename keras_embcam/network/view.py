@@ -12,9 +12,15 @@ import tensorflow as tf
 from keras import ops
 
 from keras_embcam.keras_private import flatten_layers
+from keras_embcam.network.attention_parts import AttentionBlocks
 from keras_embcam.network.choose_maps import MapChooser
 from keras_embcam.network.feature_map import share_on_other_tokens
-from keras_embcam.network.feature_maps import FeatureMaps, Scales, TokenBlocks
+from keras_embcam.network.feature_maps import (
+    AttentionLayers,
+    FeatureMaps,
+    Scales,
+    TokenBlocks,
+)
 from keras_embcam.network.front import Fronts
 from keras_embcam.network.noise_images import find_images, make_noise_images
 from keras_embcam.network.raw_embedding import find_embedding
@@ -47,12 +53,16 @@ class Recording(NamedTuple):
             the part of the model behind the layers; may be called many times.
         pull_back_and_share: the same, with the share (n,) of the gradient's length on
             tokens that are no patches; None where there are none.
+        place: None, or, where attention is explained and activations are the
+            attention of each block (n, heads, t, t), what makes maps (n, h, w) of the
+            relevance of each token (n, t).
     """
 
     activations: Any
     embeddings: Tensor
     pull_back: Callable[[Tensor], Any]
     pull_back_and_share: Callable[[Tensor], tuple[Any, Tensor]] | None = None
+    place: Callable[[Tensor], Tensor] | None = None
 
 
 class ModelView:
@@ -66,7 +76,8 @@ class ModelView:
             with a 4-D output or with tokens (n, t, k), or a list of them; None for the
             best one by `FeatureMaps.find` that reaches the embedding from more than
             one position and is no gate; `Scales` for that one and finer ones;
-            `TokenBlocks`, which may also be the layers of parallel branches.
+            `TokenBlocks`, which may also be the layers of parallel branches;
+            `AttentionLayers` for the attention of all blocks.
         embedding_layer: see `find_embedding`.
         images: a batch, or symbols of its shape, where the model leaves the shape
             of its images open.
@@ -151,9 +162,13 @@ class ModelView:
         self.fronts = Fronts(model, trial.probe)
         self.fronts.at(self.image_size)  # now, since it must not be in a graph
         features = FeatureMaps(model, trial, self._token_options)
-        chosen = MapChooser(model, trial, features, self._embedding).choose(conv_layer)
+        is_attention = isinstance(conv_layer, AttentionLayers)
+        chosen = MapChooser(model, trial, features, self._embedding).choose(
+            TokenBlocks() if is_attention else conv_layer
+        )
         self.makes_tokens = all(x.layout is not None for x in chosen.maps)
         is_of_blocks = isinstance(conv_layer, TokenBlocks) and self.makes_tokens
+        is_of_blocks = is_of_blocks or is_attention
         is_named = isinstance(conv_layer, list | tuple | Scales)
         self._is_list = is_named or is_of_blocks or len(chosen.maps) > 1
         # Those with the smallest maps first: `LayerFusion` counts on it.
@@ -161,6 +176,12 @@ class ModelView:
         self._paths = [trial.path(x.operation) for x in self._maps]
         self.map_size = self._maps[-1].map_size(trial)
         self.conv_layer = self._as_chosen(self._paths)
+        self._attention: AttentionBlocks | None = None
+        layout = self._maps[-1].layout
+        if is_attention and layout is not None:
+            tokens = layout.num_tokens
+            self._attention = AttentionBlocks(model, trial, self._embedding, tokens)
+            self.conv_layer = self._attention.paths
         self.num_prefix_tokens = self._as_chosen(
             [0 if x.layout is None else x.layout.num_prefix for x in self._maps]
         )
@@ -210,6 +231,14 @@ class ModelView:
             raise ReferenceError("The model of this view no longer exists.")
         operations = [found.operation for found in self._maps]
         image_size = tuple(find_images(images).shape[1:3])
+        if self._attention is not None:
+            run = self._attention.run(model, images, self._embedding)
+
+            def place(relevance: Tensor) -> Tensor:
+                return self._maps[-1].arrange(relevance[..., None], image_size)[..., 0]
+
+            embeddings = ops.cast(run.embeddings, "float32")
+            return Recording(run.outputs, embeddings, run.pull_back, place=place)
 
         def replace(outputs: Tensor) -> Tensor:
             return self._maps[0].put_back(outputs, activations, image_size)

@@ -229,7 +229,8 @@ def compute_heatmaps(
             )
         ]
         if isinstance(weighting, LayerFusion):
-            return weighting.combine(activations, gradients)
+            combined = weighting.combine(activations, gradients)
+            return combined if recording.place is None else recording.place(combined)
         maps = [
             _explain_layer(*layer, weighting, top_channels)
             for layer in zip(activations, gradients, strict=True)

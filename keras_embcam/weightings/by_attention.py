@@ -1,8 +1,24 @@
-"""Relevance by attention and its gradient, from what an attention layer's parts make.
+"""Relevance of tokens by the attention of transformers and its gradient.
 
-Keras never shows the attention itself. With queries, keys and values (n, t, heads,
-width) it is ``softmax(q k^T scale)``; with o = A v what goes into the output
-projection, its gradient is ``dS/dA[h, i, j] = <dS/do[i, h], v[j, h]>``.
+Each takes the attention A of each block, (n, heads, t, t) with rows that sum to one,
+the first block first, and its gradient ``dS/dA`` of the same shape, and returns what
+the embedding takes from each token, (n, t). The last block may have fewer rows, as
+where tokens are pooled by attention.
+
+The tokens that the embedding is made of are those whose attention in the last block
+has a gradient: the class token, or all patches where they are pooled.
+
+Example: of two tokens the first one makes the embedding and attends to the second one,
+which speaks for the proxy.
+
+>>> import numpy as np
+>>> attention = np.float32([[[[0.5, 0.5], [0, 1]]]])
+>>> slope = np.float32([[[[0, 2], [0, 0]]]])
+>>> for function in (attention_gradient, last_attention, rollout):
+...     print(function.__name__, np.asarray(function([attention], [slope])).tolist())
+attention_gradient [[0.0, 1.0]]
+last_attention [[0.5, 0.5]]
+rollout [[0.75, 0.25]]
 """
 
 from collections.abc import Sequence
@@ -13,68 +29,51 @@ from keras import ops
 Tensor = Any
 
 
-def attention_matrix(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return the attention (n, heads, t, t), whose rows sum to one.
-
-    Args:
-        queries: (n, t, heads, width) float32.
-        keys: the same shape.
-    """
-    logits = ops.einsum("nqhd,nkhd->nhqk", queries, keys)
-    return ops.softmax(logits / ops.sqrt(ops.cast(queries.shape[-1], logits.dtype)))
-
-
-def attention_slope(values: Tensor, gradients: Tensor, kernel: Tensor) -> Tensor:
-    """Return the gradient of the score by the attention (n, heads, t, t).
-
-    Args:
-        values: (n, t, heads, width) float32.
-        gradients: of the score by the layer's output (n, t, k).
-        kernel: of the output projection (heads, width, k).
-    """
-    mixed = ops.einsum("ntk,hdk->nthd", gradients, kernel)
-    return ops.einsum("nqhd,nkhd->nhqk", mixed, values)
-
-
 def attention_gradient(
     attentions: Sequence[Tensor], slopes: Sequence[Tensor]
 ) -> Tensor:
     """Accumulate attention times gradient over blocks (Chefer et al., ICCV 2021).
 
     ``R <- R + mean over heads of relu(A * dS/dA) @ R`` from the identity, which is
-    taken off at the end: what a token takes from itself without any attention.
-
-    Args:
-        attentions: of each block, the first one first, (n, heads, t, t).
-        slopes: of each block.
-
-    Returns:
-        (n, t, t): what each token takes from each patch.
+    taken off at the end: what a token keeps of itself without any attention. The
+    authors differentiate the score of a class; here it is ``y . p``.
     """
     identity = ops.eye(attentions[0].shape[-1])
-    relevance = identity[None]
+    relevance: Any = 0.0
     for attention, slope in zip(attentions, slopes, strict=True):
         taken = ops.mean(ops.relu(attention * slope), axis=1)
-        relevance = relevance + ops.matmul(taken, relevance)
-    return relevance - identity
+        gained = ops.matmul(taken, identity + relevance)
+        # Tokens that are pooled by attention keep nothing.
+        keeps = attention.shape[-2] == attention.shape[-1]
+        relevance = relevance + gained if keeps else gained
+    return _read(relevance, slopes)
 
 
-def legrad(slopes: Sequence[Tensor]) -> Tensor:
-    """Return the positive gradient by the attention, summed over blocks, (n, t).
+def rollout(attentions: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+    """Multiply the attentions, half identity (Abnar and Zuidema, ACL 2020).
 
-    LeGrad (Bousselham et al., ICCV 2025): the mean of ``relu(dS/dA)`` over heads and
-    queries. The authors read the score out at each block: pass the gradient of that.
+    It does not see the proxy: a baseline.
     """
-    return sum(ops.mean(ops.relu(slope), axis=(1, 2)) for slope in slopes)
-
-
-def rollout(attentions: Sequence[Tensor]) -> Tensor:
-    """Multiply the attentions, half identity (Abnar and Zuidema, 2020): (n, t, t).
-
-    It does not see the score: a baseline.
-    """
-    rolled: Any = None
+    identity = ops.eye(attentions[0].shape[-1])
+    rolled: Any = identity
     for attention in attentions:
-        half = (ops.mean(attention, axis=1) + ops.eye(attention.shape[-1])) / 2
-        rolled = half if rolled is None else ops.matmul(half, rolled)
-    return rolled
+        mean = ops.mean(attention, axis=1)
+        keeps = attention.shape[-2] == attention.shape[-1]
+        rolled = ops.matmul((mean + identity) / 2 if keeps else mean, rolled)
+    return _read(rolled, slopes)
+
+
+def last_attention(attentions: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+    """Return the attention of the last block, the mean of its heads.
+
+    It does not see the proxy: a baseline.
+    """
+    return _read(ops.mean(attentions[-1], axis=1), slopes)
+
+
+def _read(relevance: Tensor, slopes: Sequence[Tensor]) -> Tensor:
+    """Return the mean row (n, t) of those tokens that make the embedding."""
+    makes = ops.any(slopes[-1] != 0, axis=(1, 3))
+    makes = ops.cast(makes, relevance.dtype)[..., None]
+    number = ops.maximum(ops.sum(makes, axis=1), 1.0)
+    return ops.sum(relevance * makes, axis=1) / number
