@@ -30,6 +30,10 @@ MARKED = 0.8
 HALF_OPEN = 0.3
 GATE_POWER = 0.3
 NEIGHBOURHOOD = 3
+# Of "tokens": added to each block's map, so that no block alone can empty a patch, and
+# the power of what they agree on.
+NOT_ALONE = 0.01
+SHARPNESS = 3
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,15 @@ def localize(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tens
 def explain_tokens(
     activations: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> Tensor:
-    """Return what follows the proxy where the embedding depends on it (our own).
+    """Return where all blocks of a transformer agree on the proxy (our own).
 
-    ``H = F * L``. F is the mean over the blocks of a transformer of the element-wise
-    maps ``relu(sum_k A_k G_k)`` of what enters their attention, each value averaged
-    with its neighbours (3 x 3) and each map divided by its maximum: it follows the
-    proxy. L is the mean of the lengths of the gradient at the same places, likewise: it
-    does not follow the proxy, and says where the embedding would change. A channel's
-    mean gradient says little on tokens, which do not share their channels' meaning.
+    ``H = F**3 * L``. F is the geometric mean over the blocks of the element-wise maps
+    ``relu(sum_k A_k G_k)`` of what enters their attention, each value averaged with its
+    neighbours (3 x 3) and each map divided by its maximum: it follows the proxy. A
+    block's map has peaks of its own, which the others do not share. L is the mean of
+    the lengths of the gradient at the same places, likewise: it does not follow the
+    proxy, and says where the embedding would change. A channel's mean gradient says
+    little on tokens, which do not share their channels' meaning.
 
     Args:
         activations: of each block (n, h, w, k) float32, the first block first.
@@ -141,15 +146,22 @@ def explain_tokens(
     [[[2, 10]]]
     """
     layers = list(zip(activations, gradients, strict=True))
-    elements = [combine_channels(a, hirescam(a, g)) for a, g in layers]
-    elements = [
-        ops.average_pool(
-            x[..., None], NEIGHBOURHOOD, 1, "same", data_format="channels_last"
-        )[..., 0]
-        for x in elements
-    ]
-    lengths = [ops.norm(g, axis=-1) for _, g in layers]
-    return fuse_heatmaps(elements) * fuse_heatmaps(lengths)
+    elements = []
+    for a, g in layers:
+        averaged = ops.average_pool(
+            combine_channels(a, hirescam(a, g))[..., None],
+            NEIGHBOURHOOD,
+            1,
+            "same",
+            data_format="channels_last",
+        )
+        elements.append(averaged[..., 0])
+    size = ops.shape(elements[-1])[1:3]
+    stacked = ops.stack([scale_heatmaps(resize_heatmaps(x, size)) for x in elements])
+    agreed = ops.exp(ops.mean(ops.log(stacked + NOT_ALONE), axis=0)) - NOT_ALONE
+    # Where all are zero there must be no rounding error either.
+    agreed = ops.where(ops.any(stacked > 0, axis=0), ops.relu(agreed), 0.0)
+    return agreed**SHARPNESS * gradient_length(activations, gradients)
 
 
 def gradient_length(

@@ -70,7 +70,7 @@ def expected_map(model: keras.Model) -> np.ndarray:
     gradients = tape.gradient(score, tokens)
     heatmaps = []
     for image in range(len(IMAGES)):
-        followed, lengths = np.zeros((4, 4)), np.zeros((4, 4))
+        followed, lengths = np.ones((4, 4)), np.zeros((4, 4))
         for a, g in zip(tokens, gradients, strict=True):
             products = np.maximum((a[image] * g[image]).numpy().sum(axis=1)[1:], 0)
             products = products.reshape(4, 4)
@@ -79,10 +79,10 @@ def expected_map(model: keras.Model) -> np.ndarray:
                 for j in range(4):
                     near = products[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
                     blurred[i, j] = near.mean()
-            followed += blurred / max(blurred.max(), 1e-30) / 2
+            followed *= (blurred / max(blurred.max(), 1e-30) + 0.01) ** (1 / 2)
             norms = np.linalg.norm(g[image].numpy()[1:], axis=1).reshape(4, 4)
             lengths += norms / norms.max() / 2
-        product = followed * lengths
+        product = np.maximum(followed - 0.01, 0) ** 3 * lengths
         heatmaps.append(product / max(product.max(), 1e-30))
     return np.array(heatmaps)
 
@@ -207,6 +207,17 @@ def test_an_empty_map_stays_empty() -> None:
     zeros = np.zeros((1, 2, 2, 3), "float32")
     heatmaps = np.asarray(explain_tokens([zeros], [zeros]))
     assert np.array_equal(heatmaps, np.zeros((1, 2, 2)))
+    against = -np.random.default_rng(0).random((2, 1, 2, 2, 3)).astype("float32")
+    heatmaps = np.asarray(explain_tokens([-against[0]] * 3, [against[1]] * 3))
+    assert np.array_equal(heatmaps, np.zeros((1, 2, 2)))
+
+
+def test_one_block_alone_empties_no_patch() -> None:
+    ones = np.ones((1, 1, 9, 1), "float32")
+    half = ones * (np.arange(9) < 4)[:, None]  # with its neighbour's share: five
+    for_proxy = [ones] * 3
+    heatmaps = np.asarray(explain_tokens(for_proxy, [ones, ones, half]))
+    assert (heatmaps > 0).all() and (heatmaps[0, 0, 5:] < heatmaps[0, 0, :4]).all()
 
 
 def test_what_is_said_about_tokens_is_believed(model: keras.Model) -> None:

@@ -255,7 +255,9 @@ def find_parts(
     parts = [found[role].output for role in ROLES]
     is_4d = len(parts[0].shape) == 4
     num_heads = parts[0].shape[2] if is_4d else getattr(layer, "num_heads", 1)
-    if parts[1].shape[1] == num_tokens and parts[2].shape[1] == num_tokens:
+    attends, *attended = (x.shape[1] for x in parts)
+    # Fewer attend where tokens are pooled; more keep to windows or to a coarser grid.
+    if attended == [num_tokens] * 2 and attends <= num_tokens:
         place = _find_mixed(calls, parts, num_heads)
         if place is not None:
             operations = tuple(found[role].operation for role in ROLES)
