@@ -28,16 +28,19 @@ def main() -> None:
     runs: dict[str, Callable[[], Any]] = {"forward": lambda: forward(tensor).numpy()}
     for layer in LAYERS[NETWORK][0]:
         runs[layer] = partial(explain, model, images, conv_layer=layer)
-    seconds = alternate({x: partial(_time, run) for x, run in runs.items()}, NUM_ROUNDS)
+    seconds = alternate(
+        {x: partial(time_processor, run) for x, run in runs.items()}, NUM_ROUNDS
+    )
     for layer in LAYERS[NETWORK][0]:
         median, low, high = compare(seconds[layer], seconds["forward"])
         print(f"{layer}: {median:.2f} ({low:.2f} to {high:.2f})")
 
 
-def _time(run: Callable[[], Any]) -> float:
-    start = time.process_time()
+def time_processor(run: Callable[[], Any]) -> float:
+    """Return the processor time of one run, in seconds."""
+    start = time.processtime_processor()
     run()
-    return time.process_time() - start
+    return time.processtime_processor() - start
 
 
 if __name__ == "__main__":

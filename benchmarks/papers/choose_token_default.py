@@ -4,10 +4,11 @@
         --weights MOBILENET_V2 --work FOLDER [--part choose | report]
 
 Trains the transformers of `hybrids` on the classes 1-10 of CUB-200-2011 where FOLDER
-has none yet. Candidates are compared on birds of the classes 1-10 ("choose"), and on
-those of 11-20 ("report"), which chose nothing. Each is judged by its heat inside the
-bounding box for single points, by insertion minus deletion of the cosine, and by the
-heat on the asked one of two photographs side by side, for class means.
+has none yet. Candidates are compared on every fifth bird of the classes 1-10, which is
+held apart from training ("choose"), and on some of the classes 11-20 ("report"), which
+chose nothing. Each is judged by its heat inside the bounding box for single points, by
+insertion minus deletion of the cosine, and by the heat on the asked one of two
+photographs side by side, for class means.
 """
 
 import argparse
@@ -20,7 +21,6 @@ import numpy as np
 from keras import ops
 
 from benchmarks.papers import hybrids
-from keras_embcam import embed
 from keras_embcam.datasets import cub200
 from keras_embcam.evaluation.deletion import area_under, deletion_curve, insertion_curve
 from keras_embcam.evaluation.montages import heat_by_cell, make_montages
@@ -31,8 +31,9 @@ from keras_embcam.network.recording import run_and_record
 from keras_embcam.network.trial_run import TrialRun
 from keras_embcam.proxies import class_mean
 
-NUM_BIRDS = 120
-NUM_CURVES = 20
+NUM_BIRDS = 160
+NUM_CURVES = 30
+APART = 5
 NUM_STEPS = 5
 NUM_MONTAGES = 100
 BATCH = 40
@@ -42,7 +43,13 @@ Maps = dict[str, np.ndarray]  # (n, h, w) each, >= 0
 
 
 def collect(model: keras.Model, images: np.ndarray, proxies: np.ndarray | None) -> Maps:
-    """Return the maps that candidates are made of."""
+    """Return the maps that candidates are made of.
+
+    Args:
+        model: the transformer.
+        images: (n, 14, 14, 96), what the first layers make of images.
+        proxies: (n, d), or None for single points.
+    """
     trial = TrialRun(model)
     source = find_embedding(trial)
     names = []
@@ -88,17 +95,20 @@ def make_parts(outputs: dict[str, tuple]) -> Maps:
         query, key, value = (
             outputs[f"{path}/{x}"][0] for x in ("query", "key", "value")
         )
-        logits = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(query.shape[-1])
+        logits = np.einsum("bqhd,bkhd->bhqk", query, key, optimize=True)
+        logits /= np.sqrt(query.shape[-1])
         attention = np.exp(logits - logits.max(axis=-1, keepdims=True))
         attention /= attention.sum(axis=-1, keepdims=True)
         _, behind, projection = outputs[f"{path}/attention_output"]
-        mixed = np.einsum("btk,hdk->bthd", behind, np.asarray(projection.kernel))
-        slope = np.einsum("bqhd,bkhd->bhqk", mixed, value)
+        mixed = np.einsum(
+            "btk,hdk->bthd", behind, np.asarray(projection.kernel), optimize=True
+        )
+        slope = np.einsum("bqhd,bkhd->bhqk", mixed, value, optimize=True)
         product = np.maximum(attention * slope, 0).mean(axis=1)
         maps[f"attention x gradient {number}"] = read(product, pooled)
         maps[f"attention {number}"] = read(attention.mean(axis=1), pooled)
         maps[f"legrad {number}"] = to_map(np.maximum(slope, 0).mean(axis=(1, 2)))
-        identity = np.eye(product.shape[1])
+        identity = np.eye(product.shape[1], dtype="float32")
         state = identity + relevance
         relevance = relevance + product @ state
         half = (attention.mean(axis=1) + identity) / 2
@@ -149,118 +159,153 @@ def times(*factors: Callable) -> Callable:
     return lambda maps: np.prod([x(maps) for x in factors], axis=0)
 
 
+def agreed(power: int) -> Callable:
+    """Return a candidate: the geometric mean of the blocks' averaged element maps."""
+
+    def agree(maps: Maps) -> np.ndarray:
+        blocks = [scale(blur(maps[f"element {x}"])) + 0.01 for x in ALL]
+        mean = np.exp(np.mean(np.log(blocks), axis=0))
+        return np.maximum(mean - 0.01, 0) ** power
+
+    return agree
+
+
+def accumulated(maps: Maps) -> np.ndarray:
+    """Return the accumulated attention x gradient, divided by its maximum."""
+    return scale(maps["accumulated"])
+
+
 ALL = range(hybrids.NUM_BLOCKS)
 LAST = hybrids.NUM_BLOCKS - 1
+ELEMENTS = mean_of("element", ALL, blur)
+LENGTHS = mean_of("length", ALL)
 CANDIDATES: dict[str, Callable[[Maps], np.ndarray]] = {
     "uniform": lambda maps: 1.0 + 0.0 * maps["rollout"],
     "Grad-CAM, last block (other packages)": mean_of("gradcam", [LAST]),
     "element-wise, last block": mean_of("element", [LAST]),
-    "element-wise, middle block": mean_of("element", [1]),
     "element-wise, first block": mean_of("element", [0]),
-    "element-wise, mean of all": mean_of("element", ALL),
-    "element-wise, mean of all, 3 x 3": mean_of("element", ALL, blur),
-    "length of the gradient, first block": mean_of("length", [0]),
-    "length of the gradient, mean of all": mean_of("length", ALL),
-    "attention, first block": mean_of("attention", [0]),
+    "element-wise, mean of all, 3 x 3 (E)": ELEMENTS,
+    "length of the gradient, mean of all (L)": LENGTHS,
+    "attention, last block": mean_of("attention", [LAST]),
     "rollout": lambda maps: maps["rollout"],
-    "LeGrad": lambda maps: sum(maps[f"legrad {x}"] for x in ALL),
-    "attention x gradient, first block": mean_of("attention x gradient", [0]),
-    "attention x gradient, accumulated": lambda maps: maps["accumulated"],
-    "element-wise, mean of all, times accumulated": times(
-        mean_of("element", ALL), lambda maps: scale(maps["accumulated"])
+    "ReLU of the attention's gradient": lambda maps: sum(
+        maps[f"legrad {x}"] for x in ALL
     ),
-    "element-wise, mean of all, 3 x 3, times accumulated": times(
-        mean_of("element", ALL, blur), lambda maps: scale(maps["accumulated"])
-    ),
-    "element-wise of two, 3 x 3, times length of the first": times(
+    "attention x gradient, accumulated (C)": accumulated,
+    "element-wise, mean of all, x C": times(mean_of("element", ALL), accumulated),
+    "E of the first two x L of the first": times(
         mean_of("element", [0, 1], blur), mean_of("length", [0])
     ),
-    "element-wise of two, 3 x 3, times length of two": times(
-        mean_of("element", [0, 1], blur), mean_of("length", [0, 1])
-    ),
-    "element-wise of all, 3 x 3, times length of the first": times(
-        mean_of("element", ALL, blur), mean_of("length", [0])
-    ),
-    "element-wise of all, 3 x 3, times length of all": times(
-        mean_of("element", ALL, blur), mean_of("length", ALL)
-    ),
+    "E x L (the default before)": times(ELEMENTS, LENGTHS),
+    "E^2 x L^2": times(ELEMENTS, ELEMENTS, LENGTHS, LENGTHS),
+    "E^2 x C^2": times(ELEMENTS, ELEMENTS, accumulated, accumulated),
+    "geometric mean of E^2 x L": times(agreed(2), LENGTHS),
+    "geometric mean of E^3 x L (the default)": times(agreed(3), LENGTHS),
+    "geometric mean of E^3 x C": times(agreed(3), accumulated),
 }
 
 
 def judge(
-    model: keras.Model, examples: dict[str, np.ndarray], names: list[str]
-) -> dict[str, tuple]:
+    backbone: keras.Model,
+    head: keras.Model,
+    birds: dict[str, np.ndarray],
+    part: str,
+    num_curves: int,
+) -> dict[str, tuple[float, float, float]]:
     """Return for each candidate: ratio, insertion - deletion, asked half."""
-    images, labels = examples["image"], examples["label"]
-    classes, labels = np.unique(labels, return_inverse=True)
-    means = np.asarray(class_mean(embed(model, images), labels))
+    classes, labels = np.unique(birds["label"], return_inverse=True)
+    means = np.asarray(class_mean(head.predict(birds["maps"], verbose=0), labels))
+    some = choose_birds(len(labels), part)
+    images, labels, maps = birds["image"][some], labels[some], birds["maps"][some]
     montages = make_montages(images, labels, 2, NUM_MONTAGES, seed=1)
-    some = np.random.default_rng(0).permutation(len(images))[:NUM_BIRDS]
-    own = collect(model, images[some], None)
+    sides = backbone.predict(montages.images, verbose=0)
+    own = collect(head, maps, None)
     halves = [
-        collect(model, montages.images, means[montages.cell_labels[:, cell]])
-        for cell in (0, 1)
+        collect(head, sides, means[montages.cell_labels[:, cell]]) for cell in (0, 1)
     ]
-    few = images[some[:NUM_CURVES]].astype("float32")
-    units = embed(model, few)
-    units = units / np.linalg.norm(units, axis=1, keepdims=True)
+    every = slice(None, None, -(-len(images) // num_curves))
+    few = images[every].astype("float32")
+    model = hybrids.join(backbone, head)
 
     def run(batch: np.ndarray) -> np.ndarray:
-        return model.predict(batch, batch_size=NUM_CURVES, verbose=0)
+        return model.predict(batch, batch_size=BATCH, verbose=0)
 
-    found = {}
-    for name in names:
-        candidate = CANDIDATES[name]
-        size = images.shape[1:3]
-        heatmaps = np.asarray(resize_heatmaps(candidate(own), size))
-        ratio = np.nanmean(
-            heatmap_ratio_in_boxes(heatmaps, examples["bbox"][some], "rel_yxyx")
+    targets, found = run(few), {}
+    for name, candidate in CANDIDATES.items():
+        heatmaps = np.asarray(
+            resize_heatmaps(candidate(own).astype("float32"), images.shape[1:3])
         )
-        ordered = heatmaps[:NUM_CURVES]
+        inside = heatmap_ratio_in_boxes(heatmaps, birds["bbox"][some], "rel_yxyx")
+        ordered = heatmaps[every]
         if name == "uniform":  # it has no order: any
-            rng = np.random.default_rng(0)
-            noise = rng.random((NUM_CURVES, *hybrids.GRID), "float32")
-            ordered = np.asarray(resize_heatmaps(noise, size))
-        curves = [
-            area_under(curve(run, few, ordered, units, NUM_STEPS))
+            noise = np.random.default_rng(0).random((len(few), *hybrids.GRID))
+            ordered = np.asarray(
+                resize_heatmaps(noise.astype("float32"), images.shape[1:3])
+            )
+        inserted, deleted = (
+            area_under(curve(run, few, ordered, targets, NUM_STEPS))
             for curve in (insertion_curve, deletion_curve)
-        ]
-        asked = np.nanmean(
-            [
-                heat_by_cell(candidate(maps).astype("float32"), 2)[:, cell]
-                for cell, maps in enumerate(halves)
-            ]
         )
-        faithful = np.nanmean(curves[0]) - np.nanmean(curves[1])
-        found[name] = (float(ratio), float(faithful), float(asked))
+        asked = [
+            heat_by_cell(candidate(maps).astype("float32"), 2)[:, cell]
+            for cell, maps in enumerate(halves)
+        ]
+        found[name] = (
+            float(np.nanmean(inside)),
+            float(np.nanmean(inserted - deleted)),
+            float(np.nanmean(asked)),
+        )
         print(f"{name}: {found[name]}", flush=True)
     return found
 
 
-def load(folder: Path, split: str) -> dict[str, np.ndarray]:
-    """Return the birds of half of the classes."""
-    birds = cub200(folder, split=split, image_size=224).batch(10_000)
-    return next(iter(birds.as_numpy_iterator()))
+def choose_birds(number: int, part: str) -> np.ndarray:
+    """Return which birds of a half are looked at."""
+    if part == "choose":
+        return np.flatnonzero(is_apart(number))
+    return np.sort(np.random.default_rng(0).permutation(number)[:NUM_BIRDS])
 
 
-def make_models(options: argparse.Namespace) -> dict[str, keras.Model]:
-    """Return the hybrids, trained now unless they were before."""
-    backbone = hybrids.make_backbone(options.weights)
-    models, maps = {}, None
+def is_apart(number: int) -> np.ndarray:
+    """Tell of each bird of the classes 1-10 whether it is held apart from training."""
+    return np.arange(number) % APART == APART - 1
+
+
+def load(
+    options: argparse.Namespace, backbone: keras.Model, split: str
+) -> dict[str, np.ndarray]:
+    """Return the birds of half of the classes, with what the first layers make."""
+    path = options.work / f"{split}.npz"
+    if not path.exists():
+        birds = cub200(options.data, split=split, image_size=224).batch(10_000)
+        found = next(iter(birds.as_numpy_iterator()))
+        found["maps"] = backbone.predict(found["image"], verbose=0)
+        mirrored = found["image"][:, :, ::-1]
+        found["mirrored_maps"] = backbone.predict(mirrored, verbose=0)
+        options.work.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **found)
+    return dict(np.load(path))
+
+
+def make_heads(
+    options: argparse.Namespace, backbone: keras.Model
+) -> dict[str, keras.Model]:
+    """Return the transformers, trained now unless they were before."""
+    heads = {}
     for pooling in hybrids.POOLINGS:
         path = options.work / f"head_{pooling}.weights.h5"
-        if not path.exists():
-            birds = load(options.data, PARTS["choose"])
-            if maps is None:
-                both = birds["image"], birds["image"][:, :, ::-1]
-                maps = np.concatenate([backbone.predict(x, verbose=0) for x in both])
-            labels = np.concatenate([birds["label"]] * 2)
-            head = hybrids.train_head(pooling, maps, labels, options.epochs, seed=0)
-            head.save_weights(path)
-        head = hybrids.make_head(pooling)
-        head.load_weights(path)
-        models[pooling] = hybrids.join(backbone, head)
-    return models
+        if path.exists():
+            heads[pooling] = hybrids.make_head(pooling)
+            heads[pooling].load_weights(path)
+            continue
+        birds = load(options, backbone, PARTS["choose"])
+        seen = ~is_apart(len(birds["label"]))
+        _, labels = np.unique(birds["label"], return_inverse=True)
+        maps = np.concatenate([birds[x][seen] for x in ("maps", "mirrored_maps")])
+        labels = np.concatenate([labels[seen]] * 2)
+        heads[pooling] = hybrids.train_head(pooling, maps, labels, options.epochs, 0)
+        heads[pooling].save_weights(path)
+    return heads
 
 
 def main() -> None:
@@ -270,17 +315,18 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, metavar="MOBILENET_V2")
     parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--part", choices=PARTS, default="choose")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--only", nargs="*", default=list(CANDIDATES), metavar="NAME")
+    parser.add_argument("--epochs", type=int, default=hybrids.EPOCHS)
+    parser.add_argument("--curves", type=int, default=NUM_CURVES, metavar="BIRDS")
     options = parser.parse_args()
-    examples = load(options.data, PARTS[options.part])
+    backbone = hybrids.make_backbone(options.weights)
+    birds = load(options, backbone, PARTS[options.part])
     columns = {
-        pooling: judge(model, examples, options.only)
-        for pooling, model in make_models(options).items()
+        pooling: judge(backbone, head, birds, options.part, options.curves)
+        for pooling, head in make_heads(options, backbone).items()
     }
     print(f"| candidate ({options.part}) | {' | '.join(columns)} |")
     print(f"| --- |{' --- |' * len(columns)}")
-    for name in options.only:
+    for name in CANDIDATES:
         cells = [
             ", ".join(f"{x:.2f}" for x in column[name]) for column in columns.values()
         ]

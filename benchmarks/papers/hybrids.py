@@ -20,6 +20,7 @@ GRID = (14, 14)
 WIDTH = 96
 NUM_BLOCKS = 3
 BATCH = 40
+EPOCHS = 40
 NUM_HEADS = 4
 EMBEDDING_WIDTH = 64
 LAST_LAYER = "block_12_add"
@@ -28,7 +29,16 @@ POOLINGS = ("token", "mean")
 
 @keras.saving.register_keras_serializable("keras_embcam_benchmarks")
 class Tokens(layers.Layer):
-    """Adds learned positions to patches, and a class token in front."""
+    """Adds learned positions to patches, and a class token in front.
+
+    In training it keeps a random quarter of the patches (PatchDropout, Liu et al.,
+    WACV 2023): on few images transformers else learn the backgrounds by heart.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Make the source of random orders."""
+        super().__init__(**options)
+        self.random = keras.random.SeedGenerator()
 
     def build(self, shape: Any) -> None:
         """Make the weights."""
@@ -41,10 +51,18 @@ class Tokens(layers.Layer):
             name="positions",
         )
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, training: bool = False) -> Any:
         """Return one token more."""
         token = ops.tile(self.class_token, (ops.shape(x)[0], 1, 1))
-        return ops.concatenate([token, x + self.positions], axis=1)
+        x = x + self.positions
+        if training:
+            order = keras.random.shuffle(ops.arange(x.shape[1]), seed=self.random)
+            x = ops.take(x, order[: x.shape[1] // 4], axis=1)
+        return ops.concatenate([token, x], axis=1)
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        """Return the shape outside of training."""
+        return shape[0], shape[1] + 1, shape[2]
 
 
 def make_backbone(weights: Path | str | None) -> keras.Model:
