@@ -259,6 +259,12 @@ MASK = np.tril(np.ones((1, PATCHES + 1, PATCHES + 1), bool), 12)
 REFUSED = {
     "mask": (lambda x, name: attend(x, name, attention_mask=MASK), NOT_MADE_BY_IT),
     "causal": (lambda x, name: attend(x, name, use_causal_mask=True), NOT_MADE_BY_IT),
+    "fewer keys": (
+        lambda x, name: layers.MultiHeadAttention(HEADS, WIDTH, name=name)(
+            x, x[:, ::2]
+        ),
+        NOT_MADE_BY_IT,
+    ),
     "rotary": (lambda x, name: mix(x, name, 0.1), NOT_MADE_BY_IT),
     "fused": (
         lambda x, name: Fused(name=f"attention_{name}")(x),

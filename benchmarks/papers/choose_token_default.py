@@ -223,8 +223,8 @@ def judge(
     halves = [
         collect(head, sides, means[montages.cell_labels[:, cell]]) for cell in (0, 1)
     ]
-    every = slice(None, None, -(-len(images) // num_curves))
-    few = images[every].astype("float32")
+    spread = np.arange(0, len(images), max(1, len(images) // num_curves))[:num_curves]
+    few = images[spread].astype("float32")
     model = hybrids.join(backbone, head)
 
     def run(batch: np.ndarray) -> np.ndarray:
@@ -236,7 +236,7 @@ def judge(
             resize_heatmaps(candidate(own).astype("float32"), images.shape[1:3])
         )
         inside = heatmap_ratio_in_boxes(heatmaps, birds["bbox"][some], "rel_yxyx")
-        ordered = heatmaps[every]
+        ordered = heatmaps[spread]
         if name == "uniform":  # it has no order: any
             noise = np.random.default_rng(0).random((len(few), *hybrids.GRID))
             ordered = np.asarray(
