@@ -105,7 +105,7 @@ def test_the_layers_of_the_preset(model: keras.Model) -> None:
     assert view.conv_layer == ["norm1_0", "norm1_1"]
     assert view.makes_tokens and view.num_prefix_tokens == [1, 1]
     pooled = ModelView(transformer(pooled=True), TokenBlocks())
-    assert pooled.conv_layer == ["norm1_0", "norm1_1", "final"]
+    assert pooled.conv_layer == ["norm1_0", "norm1_1"]
 
 
 def convolutional() -> keras.Model:

@@ -40,9 +40,9 @@ class Scales:
 class TokenBlocks:
     """In place of the name of a layer: what enters the attentions of a transformer.
 
-    The normalisations in front of them, up to the one that is explained by default and
-    with as many tokens. Of a model without tokens, the map explained by default, or the
-    last ones of parallel branches.
+    The normalisations in front of them, with as many tokens as what is explained by
+    default, or that where there are none. Of a model without tokens, the map explained
+    by default, or the last ones of parallel branches.
 
     Attributes:
         needs_tokens: whether a model without tokens is an error.
@@ -147,8 +147,8 @@ class FeatureMaps:
     def find_blocks(self, last: FeatureMap) -> list[FeatureMap]:
         """Return the normalised tokens in front of attentions, up to some tokens.
 
-        Where no attention is known, all normalised tokens. With the layout of the last
-        one, which is among them.
+        With the layout of the last ones. Where no attention is known, all normalised
+        tokens; where there are none, the last ones.
         """
         found: list[FeatureMap] = []
         waiting: FeatureMap | None = None
@@ -156,6 +156,8 @@ class FeatureMaps:
             path = self._trial.path(call.operation)
             if path in self._attention and waiting is not None:
                 found.append(waiting)
+                if waiting.operation is last.operation:
+                    break
                 waiting = None
             is_norm = makes_tokens(call) and normalizes(call.operation)
             if is_norm and self._is_called_once(call) and not call.repeats:
@@ -165,10 +167,7 @@ class FeatureMaps:
                         waiting = FeatureMap(call.operation, layout)
                         if not self._attention:
                             found.append(waiting)
-            if call.operation is last.operation:
-                break
-        operations = [x.operation for x in found]
-        return found if last.operation in operations else [*found, last]
+        return found or [last]
 
     def _find_tokens(
         self, fits: Callable[[Any], bool], with_maps: bool

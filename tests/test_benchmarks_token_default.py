@@ -1,0 +1,52 @@
+"""The candidates for transformers: the one that was chosen is what `explain` gives."""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+# Behind everything else, so that the package still comes from where it is installed.
+sys.path.append(str(Path(__file__).parent.parent))
+
+from benchmarks.papers import choose_token_default as choice  # noqa: E402
+from benchmarks.papers import hybrids  # noqa: E402
+from keras_embcam.network.feature_maps import AttentionLayers  # noqa: E402
+from keras_embcam.network.view import ModelView  # noqa: E402
+from keras_embcam.presets import PRESETS  # noqa: E402
+from keras_embcam.running.one_batch import compute_heatmaps  # noqa: E402
+
+ROWS = {
+    "tokens": "geometric mean of E^3 x L (the default)",
+    "gradient_length": "length of the gradient, mean of all (L)",
+    "attention_gradient": "attention x gradient, accumulated (C)",
+    "rollout": "rollout",
+    "last_attention": "attention, last block",
+}
+
+
+@pytest.mark.parametrize("pooling", hybrids.POOLINGS)
+def test_candidates_are_the_presets_of_their_names(pooling: str) -> None:
+    keras.utils.set_random_seed(0)
+    head = hybrids.make_head(pooling)
+    for weight in head.weights:
+        if "attention" in weight.path and "kernel" in weight.path:
+            weight.assign(weight * 2)  # far from an even attention
+    maps = np.random.default_rng(0).normal(size=(2, *hybrids.GRID, 96))
+    maps = 4 * maps.astype("float32")
+    proxies = np.random.default_rng(1).normal(size=(2, hybrids.EMBEDDING_WIDTH))
+    proxies = proxies.astype("float32")
+    parts = choice.collect(head, maps, proxies)
+    recordings = {
+        layers: ModelView(head, layers).record(maps)
+        for layers in (PRESETS["tokens"].conv_layer, AttentionLayers())
+    }
+    for name, row in ROWS.items():
+        preset = PRESETS[name]
+        recording = recordings[preset.conv_layer]
+        found = compute_heatmaps(recording, proxies, preset.weighting)
+        expected = choice.scale(choice.CANDIDATES[row](parts))
+        np.testing.assert_allclose(
+            choice.scale(np.asarray(found)), expected, rtol=1e-2, atol=1e-4
+        )
