@@ -10,12 +10,12 @@ import pytest
 # Behind everything else, so that the package still comes from where it is installed.
 sys.path.append(str(Path(__file__).parent.parent))
 
-from benchmarks.papers import choose_token_default as choice  # noqa: E402
-from benchmarks.papers import hybrids  # noqa: E402
-from keras_embcam.network.feature_maps import AttentionLayers  # noqa: E402
-from keras_embcam.network.view import ModelView  # noqa: E402
-from keras_embcam.presets import PRESETS  # noqa: E402
-from keras_embcam.running.one_batch import compute_heatmaps  # noqa: E402
+from benchmarks.papers import choose_token_default as choice
+from benchmarks.papers import hybrids
+from keras_embcam.network.feature_maps import AttentionLayers
+from keras_embcam.network.view import ModelView
+from keras_embcam.presets import PRESETS
+from keras_embcam.running.one_batch import compute_heatmaps
 
 ROWS = {
     "tokens": "geometric mean of E^3 x L (the default)",
