@@ -123,8 +123,8 @@ DEIT = (
 )
 NETWORKS = {
     "ViT, class token": (vit, VIT, VIT.replace("1", "3", 1), 3, (4, 4), 1),
-    "ViT, pooled": (lambda: vit("gap"), VIT, "vit_encoder/ln", 4, (4, 4), 1),
-    "ViT, no class token": (pooled_vit, VIT, "vit_encoder/ln", 4, (4, 8), 0),
+    "ViT, pooled": (lambda: vit("gap"), VIT, VIT.replace("1", "3", 1), 3, (4, 4), 1),
+    "ViT, no class token": (pooled_vit, VIT, VIT.replace("1", "3", 1), 3, (4, 8), 0),
     "DeiT": (deit, *DEIT, 3, (4, 4), 2),
     "DINOv2": (lambda: dino(2), *DINO, 3, (4, 4), 1),
     "DINOv2, registers": (lambda: dino(2, 4), *DINO, 3, (4, 4), 5),
@@ -132,8 +132,8 @@ NETWORKS = {
     "CLIP": (lambda: clip("CLIP"), *CLIP, 3, (4, 4), 1),
     "MetaCLIP 2": (lambda: clip("MetaCLIP2"), *CLIP, 3, (4, 4), 1),
     "SigLIP": (siglip, "encoder_block_0/layer_norm1", "post_layer_norm", 4, (4, 4), 0),
-    "Swin": (swin, "stage_1/blocks_0/norm1", "norm", 3, (4, 4), 0),
-    "MiT": (mit, "hierarchical_encoder_1_0/", "layer_normalization", 3, (4, 4), 0),
+    "Swin": (swin, "stage_1/blocks_0/norm1", "stage_1/blocks_1/norm1", 2, (4, 4), 0),
+    "MiT": (mit, "encoder_1_0/", "encoder_1_1/", 2, (4, 4), 0),
 }
 
 
@@ -142,7 +142,7 @@ def test_the_layers(name: str) -> None:
     make, first, last, num_layers, grid, num_prefix = NETWORKS[name]
     keras.utils.set_random_seed(0)
     model = make()
-    # As of `explain(model, images)`; the last one is what a weighting by name explains.
+    # As of `explain(model, images)`: what enters the attentions.
     view = ModelView(model, TokenBlocks(needs_tokens=False))
     assert first in view.conv_layer[0] and last in view.conv_layer[-1]
     assert view.map_size == grid
