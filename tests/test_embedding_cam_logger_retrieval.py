@@ -156,10 +156,24 @@ class TestContextRatio:
         model = make_network()
         model.get_layer("conv").set_weights([np.full((1, 1, 3, 3), np.nan)])
         logger = EmbeddingCAMLogger(
-            tmp_path, EXAMPLES, num_images=0, context_ratio=True, strict=True
+            tmp_path, EXAMPLES, num_images=0, context_ratio=True
+        )
+        with pytest.warns(UserWarning, match="goes on.*embeddings are not finite"):
+            logs = update(model, logger)
+        assert not any("context" in key for key in logs)
+
+    def test_an_image_whose_embedding_is_not_finite(self, tmp_path):
+        images = IMAGES.copy()
+        images[3] = 3e38  # their mean overflows
+        logger = EmbeddingCAMLogger(
+            tmp_path,
+            {**EXAMPLES, "image": images},
+            num_images=0,
+            context_ratio=True,
+            strict=True,
         )
         with pytest.warns(UserWarning, match="'context_ratio'.* are NaN"):
-            logs = update(model, logger)
+            logs = update(make_network(), logger)
         covered = [x for key, x in logs.items() if "context" in key or "covered" in key]
         assert len(covered) == 19 and np.isnan(covered).all()
 
