@@ -45,10 +45,14 @@ PYTEST := cd $$(mktemp -d) && PYTHONPATH=$(WHEEL) $(BIN)/pytest -c $(CURDIR)/set
 OTHER_ONEDNN := $(shell case "$${TF_ENABLE_ONEDNN_OPTS:-$$(grep -c vnni /proc/cpuinfo \
 	2> /dev/null)}" in ("" | 0 | [Ff]alse) echo 1 ;; \
 	(*) echo 0 ;; esac)
-WITHOUT_NETWORKS := benchmarks catalogue.py cli cost datasets demo drawing \
-	embedding_cam_logger embedding_cam_saved evaluation examples imports layers \
-	losses metrics notebooks packaging readme real_data reference running_image_files \
-	running_labelled_examples sampling showing tensorboard validation
+WITHOUT_NETWORKS := benchmarks callbacks catalogue.py cli cost datasets demo drawing \
+	embedding_cam_logger embedding_cam_refused embedding_cam_saved evaluation examples \
+	explain_refused extras imports layers losses method metrics notebooks packaging \
+	proxies_class_means proxies_triplet_draws readme real_data reference \
+	running_box_checks running_compiled_functions running_image \
+	running_labelled_examples running_preprocessing sampling showing tensorboard \
+	tokens_everywhere transfer_refused transfer_storage unit_vectors validation \
+	vector_search whole_numbers
 NUMERICAL_CORE := $(filter-out $(WITHOUT_NETWORKS:%=$(CURDIR)/tests/test_%%), \
 	$(wildcard $(CURDIR)/tests/test_*.py))
 

@@ -222,7 +222,10 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(
             ["--cub", "BIRDS", "--methods", "activation_sum", "--sensitivity"],
             "needs a method that weighs channels",
         ),
-        (["--cub", "BIRDS", "--methods", "cam"], "`methods` must be among ['uniform'"),
+        (
+            ["--cub", "BIRDS", "--methods", "cam"],
+            "`--methods` must be among ['uniform'",
+        ),
         (["--cub", "nowhere"], "classes.txt is missing"),
         (["--images", "IMAGES"], '"bbox" or a "segmentation_mask" to measure on'),
         (

@@ -177,10 +177,11 @@ def test_the_graph_holds_no_gradient_of_a_convolution(shape) -> None:
     assert not [x for x in gradients if "Backprop" in x or "Grad" in x]
 
 
+@pytest.mark.parametrize("has_tab", [False, True])
 @pytest.mark.parametrize(
     ("proxy", "num_runs"), [("single_point", 1), ("class_mean", 2)]
 )
-def test_an_update_of_the_logger(tmp_path, proxy, num_runs) -> None:
+def test_an_update_of_the_logger(tmp_path, proxy, num_runs, has_tab) -> None:
     """One run over the examples, two with class means, and the pictures."""
     model, in_backbone, in_head = make_model()
     model.compile("sgd", "mse")
@@ -191,18 +192,31 @@ def test_an_update_of_the_logger(tmp_path, proxy, num_runs) -> None:
         "bbox": np.tile(np.float32([0, 0, 0.5, 0.5]), (10, 1)),
     }
     logger = EmbeddingCAMLogger(
-        tmp_path, examples, proxy=proxy, num_images=3, batch_size=4, strict=True
+        tmp_path,
+        examples,
+        proxy=proxy,
+        num_images=3,
+        num_tab_examples=1000 if has_tab else 0,
+        batch_size=4,
+        strict=True,
     )
     fit = {"x": images[:1], "y": make_vectors(1), "verbose": 0, "callbacks": [logger]}
     model.fit(**fit)  # the first update compiles
     in_backbone.clear()
     in_head.clear()
     model.fit(**fit)
-    # One image is trained on. The wrong first match that is drawn takes three more: the
-    # query, what won, and the best right one; and each number of the embedding a way
-    # back, for the contributions.
-    assert sum(in_backbone.forward) == 1 + 10 * num_runs + 3 + 3
-    assert sum(in_head.backward) == 1 + 10 + 3 + WIDTH
+    # One image is trained on. The wrong first match that is drawn takes two more, the
+    # query and what won, and each number of the embedding a way back, for the
+    # contributions.
+    num_forward = 1 + 10 * num_runs + 3 + 2
+    num_backward = 1 + 10 + 3 + WIDTH
+    if has_tab:  # pairs take each of their images once more, with contributions
+        in_pairs = sum(in_backbone.forward) - num_forward
+        assert 0 < in_pairs <= 10
+        num_forward += in_pairs
+        num_backward += WIDTH * in_pairs
+    assert sum(in_backbone.forward) == num_forward
+    assert sum(in_head.backward) == num_backward
     assert sum(in_backbone.backward) == 1
     # Batches of 4, 2 and 3 share a trace after the first one.
     model.fit(**fit, epochs=2)
