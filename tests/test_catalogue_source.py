@@ -609,7 +609,7 @@ def test_a_file_that_cannot_be_opened_is_the_error_of_its_image(tmp_path) -> Non
     ("options", "message"),
     [
         ({"num_actors": 0}, "`num_actors` must be an integer >= 1. Received: 0"),
-        ({"preset": "other"}, "`preset` must be one of .'localize'.*'other'"),
+        ({"preset": "other"}, "`preset` must be one of .*'localize'.*'other'"),
         ({"preset": "localize", "top_channels": 5}, "states the weighting"),
         ({"batch_size": 0.5}, "`batch_size` must be an integer >= 1. Received: 0.5"),
         ({"images_per_part": 0}, "`images_per_part` must be an integer"),
@@ -687,6 +687,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 def test_without_ray_it_says_what_to_install(
     model_path, photographs, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("ray", "ray.data"):  # loaded already, by other tests
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r'pip install "keras-embcam\[ray\]"'):
         explain_catalogue(model_path, photographs, tmp_path / "out")

@@ -71,7 +71,8 @@ def test_a_preset_names_its_layers(folder, tmp_path, capsys):
     assert run(folder, image, "--preset", "localize", "--out", tmp_path) == 0
     assert capsys.readouterr().out.startswith("layer: last, first, maps of 30 x 30")
     assert run(folder, image, "--preset", "localise", "--out", tmp_path) == 2
-    assert "`--preset` must be one of ['localize', 'tokens']" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "`--preset` must be one of " in error and "'localize'" in error
 
 
 @pytest.mark.parametrize(

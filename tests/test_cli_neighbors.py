@@ -76,7 +76,7 @@ def test_without_classes_nothing_is_right(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--k", 8], "`k` must not be larger than the gallery"),
+        (["--k", 8], "`--k` must not be larger than the gallery"),
         (["--query", "nowhere.png"], "`images` must exist"),
         (["--conv-layer", "nowhere"], "nowhere"),
     ],

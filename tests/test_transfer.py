@@ -97,7 +97,7 @@ def test_weights_are_those_of_a_slow_loop_over_single_triplets(
                 gradient = positions * up / (2 + up * total)
             weights.append(gradient)
         expected.append(np.mean(weights, axis=0))
-    assert len(database) == 8 and database.num_left_out == 0
+    assert len(database) == 8 and not len(database.left_out)
     np.testing.assert_allclose(densify(database), expected, atol=1e-6)
     assert np.abs(expected).max() > 1e-3
 
@@ -216,7 +216,7 @@ def test_images_without_an_active_triplet_are_left_out(model) -> None:
     ) as seen:
         database = GradWeightDatabase.fit(model, make_images(), labels, margin=3.9)
     assert seen[0].filename == __file__
-    assert len(database) == 7 and database.num_left_out == 1
+    assert len(database) == 7 and len(database.left_out) == 1
     assert database.left_out.tolist() == [7]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -30,7 +30,7 @@ from keras_embcam.datasets import cub200
 
 SIZE = 224
 EPOCHS = 4
-NUM_PAIRS, NUM_DELETED, NUM_FINER = 200, 60, 24
+NUM_PAIRS, NUM_DELETED, NUM_FINER = 200, 200, 24
 KINDS = {
     "part": "part of the cosine",
     "direction": "direction",
