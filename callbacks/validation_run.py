@@ -84,6 +84,7 @@ class ValidationRun:
         self._uniform: dict[str, np.ndarray] = {}
         # By row: the numbers of classes for class means, else the user's own labels.
         self._class_proxies: np.ndarray | None = None
+        self._finite = FiniteCheck()
         # Compiled: eagerly, the figures took as long as the maps of small images.
         self._figures = tf.function(
             lambda objects_of, heatmaps: measure_heatmaps(
@@ -162,11 +163,13 @@ class ValidationRun:
                 none.
         """
         self._find_proxies(self._stream)
+        self._finite, num_seen = FiniteCheck(), 0
         gathered: dict[str, list[np.ndarray]] = {}
         kept: dict[str, list[np.ndarray]] = {}
         worst: Shown | None = None
         for batch in self._stream:
-            embeddings, heatmaps = self._explain(batch)
+            embeddings, heatmaps = self._explain(batch, num_seen)
+            num_seen += len(embeddings)
             figures = self._measure_batch(batch, heatmaps)
             found: Any = None
             if "bbox" in batch or kept_map_side is not None:
@@ -227,6 +230,7 @@ class ValidationRun:
             examples = {**examples, "label": own}
         ratios = [figures[name] for name in RATIOS if name in figures]
         missing = np.full(len(heatmaps), np.nan)
+        heatmaps = np.nan_to_num(heatmaps)  # one that is not finite is drawn empty
         return Shown(examples, heatmaps, ratios[0] if ratios else missing)
 
     def _check_order(self, numbers: np.ndarray) -> None:
@@ -255,8 +259,10 @@ class ValidationRun:
             means.update(embeddings, batch["label"])
         return means.result()
 
-    def _explain(self, batch: Examples) -> tuple[np.ndarray, np.ndarray]:
-        """Return raw embeddings and heatmaps."""
+    def _explain(
+        self, batch: Examples, first: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return raw embeddings and heatmaps; `first` is the first one's number."""
         if self._class_proxies is not None:
             labels = batch["label"]
             if self._proxies.proxy != "class_mean":
@@ -266,7 +272,7 @@ class ValidationRun:
             function = self._proxies.proxy if callable(self._proxies.proxy) else None
             chooser = ProxyChooser(function)
         embeddings, heatmaps, _ = self._run(batch, explain_images, chooser)
-        FiniteCheck().update(embeddings, heatmaps)
+        self._finite.update(embeddings, heatmaps, first)
         return embeddings, heatmaps
 
     def _run(

@@ -168,7 +168,7 @@ class TestContextRatio:
         logger = EmbeddingCAMLogger(
             tmp_path,
             {**EXAMPLES, "image": images},
-            num_images=0,
+            num_images=5,
             context_ratio=True,
             strict=True,
         )

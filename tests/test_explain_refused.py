@@ -191,6 +191,10 @@ def test_single_images_that_overflow_are_named_once() -> None:
     assert np.isfinite(heatmaps[[0, 2, 3]]).all()
     messages = [str(x.message) for x in caught if "not finite" in str(x.message)]
     assert len(messages) == 1 and "[1]" in messages[0]
+    # A batch of which nothing is finite ends nothing, once something was.
+    with pytest.warns(UserWarning, match=r"not finite.*\[1\]"):
+        explained = list(explain_batches(model, images, batch_size=1))
+    assert len(explained) == len(images)
 
 
 @pytest.mark.parametrize("step", [keras.ops.sign, keras.ops.round])

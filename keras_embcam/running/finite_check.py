@@ -8,10 +8,11 @@ NUM_LISTED = 20
 
 
 class FiniteCheck:
-    """Looks at batches of embeddings and maps, and warns once."""
+    """Looks at batches of embeddings and maps: raises at the first, or warns once."""
 
     def __init__(self) -> None:
         self._has_warned = False
+        self._has_seen_finite = False
 
     def update(
         self, embeddings: np.ndarray, heatmaps: np.ndarray, first: int = 0
@@ -24,13 +25,14 @@ class FiniteCheck:
             first: the number of the first image, for messages.
 
         Raises:
-            ValueError: where no image has a finite embedding and map.
+            ValueError: where no image so far has a finite embedding and map.
         """
         # What is not finite in a map is in all of it, once it is divided by its
         # maximum. Sums of rows would take as long as the maps of small images.
         corners = heatmaps[..., 0, 0].reshape(len(embeddings), -1)
         is_finite = np.isfinite(embeddings).all(axis=1) & np.isfinite(corners).all(1)
-        if is_finite.all() or (is_finite.any() and self._has_warned):
+        self._has_seen_finite |= bool(is_finite.any())
+        if is_finite.all() or (self._has_seen_finite and self._has_warned):
             return
         self._has_warned = True
         bad = np.flatnonzero(~is_finite)[:NUM_LISTED] + first
@@ -40,6 +42,6 @@ class FiniteCheck:
             "(a training that diverged), and for half precision that overflows: "
             "`keras.DTypePolicy('float32')` does not."
         )
-        if not is_finite.any():
+        if not self._has_seen_finite:
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)
