@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import tree
 
+from keras_embcam.callbacks.class_means import measure_class_means
 from keras_embcam.callbacks.explained_proxies import ExplainedProxies
+from keras_embcam.callbacks.object_figures import ObjectFigures
 from keras_embcam.callbacks.siamese_branch import find_branch
 from keras_embcam.callbacks.update import (
     Shown,
@@ -20,25 +22,19 @@ from keras_embcam.callbacks.update import (
 )
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.method import Method
-from keras_embcam.metrics import (
-    ObjectFormat,
-    measure_heatmaps,
-    measure_retrieval,
-    measure_uniform_heatmaps,
-)
+from keras_embcam.metrics import ObjectFormat, measure_retrieval
 from keras_embcam.metrics.heatmap_figures import RATIOS
 from keras_embcam.metrics.localization import compare_boxes, find_hits
 from keras_embcam.metrics.statistics import mean_of
 from keras_embcam.network.inputs import fit_images
 from keras_embcam.network.view import ModelView
-from keras_embcam.proxies import RunningClassMean
 from keras_embcam.running.box_checks import BoxCheck
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import list_compiled, run_batches
 from keras_embcam.running.finite_check import FiniteCheck
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.labelled_examples import Examples, ExampleStream
-from keras_embcam.running.one_batch import embed_images, explain_images
+from keras_embcam.running.one_batch import embed_and_keep, explain_images
 
 
 class ValidationRun:
@@ -85,14 +81,7 @@ class ValidationRun:
         # By row: the numbers of classes for class means, else the user's own labels.
         self._class_proxies: np.ndarray | None = None
         self._finite = FiniteCheck()
-        # Compiled: eagerly, the figures took as long as the maps of small images.
-        self._figures = tf.function(
-            lambda objects_of, heatmaps: measure_heatmaps(
-                heatmaps, objects_of, objects
-            ),
-            autograph=False,
-            reduce_retracing=True,
-        )
+        self._figures = ObjectFigures(objects)
 
     def prepare(self) -> None:
         """Check all that can be checked before the training, and measure the baseline.
@@ -118,11 +107,7 @@ class ValidationRun:
             fit_images(inputs, self.model, self.num_examples)
             if "bbox" in batch:
                 boxes.update(batch["bbox"], images.shape[1:3])
-            shape_of_maps = np.broadcast_to(np.float32(1), images.shape[:3])
-            found = measure_uniform_heatmaps(
-                shape_of_maps, _objects_of(batch), self._objects
-            )
-            gather(uniform, {name: np.asarray(x) for name, x in found.items()})
+            gather(uniform, self._figures.measure_uniform(batch))
             if "label" in batch:
                 labels.append(batch["label"])
             self.num_examples += len(images)
@@ -162,15 +147,16 @@ class ValidationRun:
                 examples, at the feature map's size where it is smaller; None to keep
                 none.
         """
-        self._find_proxies(self._stream)
+        # Without an end: of the first batches, then None.
+        activations = chain(self._find_proxies(self._stream), repeat(None))
         self._finite, num_seen = FiniteCheck(), 0
         gathered: dict[str, list[np.ndarray]] = {}
         kept: dict[str, list[np.ndarray]] = {}
         worst: Shown | None = None
-        for batch in self._stream:
-            embeddings, heatmaps = self._explain(batch, num_seen)
+        for batch, kept_from in zip(self._stream, activations, strict=False):
+            embeddings, heatmaps = self._explain(batch, num_seen, kept_from)
             num_seen += len(embeddings)
-            figures = self._measure_batch(batch, heatmaps)
+            figures = self._figures.measure(batch, heatmaps)
             found: Any = None
             if "bbox" in batch or kept_map_side is not None:
                 found = find_boxes(heatmaps, self.method.box_threshold)
@@ -216,7 +202,7 @@ class ValidationRun:
     def show(self, examples: Examples) -> Shown:
         """Return the heatmaps of a few examples, by the proxies of the last update."""
         _, heatmaps = self._explain(examples)
-        return self._show(examples, heatmaps, self._measure_batch(examples, heatmaps))
+        return self._show(examples, heatmaps, self._figures.measure(examples, heatmaps))
 
     def show_all(self) -> Iterator[Shown]:
         """Yield all examples with their heatmaps, batch by batch."""
@@ -242,27 +228,34 @@ class ValidationRun:
                 "pass `reshuffle_each_iteration=False`."
             )
 
-    def _find_proxies(self, batches: Any) -> None:
-        """Find the proxies by class, if any; means take a run over the batches."""
-        if self._proxies.proxy == "class_mean":
-            self._class_proxies = self._measure_class_means(batches)
-        else:
+    def _find_proxies(self, batches: Any) -> list[np.ndarray]:
+        """Find the proxies by class, if any; means take a run over the batches.
+
+        Returns the activations that this run kept of the first batches.
+        """
+        if self._proxies.proxy != "class_mean":
             self._class_proxies = self._proxies.find_rows(
                 self.model, self._trained_model
             )
-
-    def _measure_class_means(self, batches: Any) -> np.ndarray:
+            return []
         # All that the batches hold: a class is known once it was read.
-        means = RunningClassMean(len(self._stream.classes))
-        for batch in batches:
-            embeddings = self._run(batch, embed_images, ProxyChooser())[0]
-            means.update(embeddings, batch["label"])
-        return means.result()
+        self._class_proxies, activations = measure_class_means(
+            lambda batch: self._run(batch, embed_and_keep, ProxyChooser()),
+            batches,
+            len(self._stream.classes),
+        )
+        return activations
 
     def _explain(
-        self, batch: Examples, first: int = 0
+        self, batch: Examples, first: int = 0, activations: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return raw embeddings and heatmaps; `first` is the first one's number."""
+        """Return raw embeddings and heatmaps.
+
+        Args:
+            batch: of examples.
+            first: the number of the first one.
+            activations: of the batch, where they were kept.
+        """
         if self._class_proxies is not None:
             labels = batch["label"]
             if self._proxies.proxy != "class_mean":
@@ -271,28 +264,24 @@ class ValidationRun:
         else:
             function = self._proxies.proxy if callable(self._proxies.proxy) else None
             chooser = ProxyChooser(function)
-        embeddings, heatmaps, _ = self._run(batch, explain_images, chooser)
+        embeddings, heatmaps, _ = self._run(batch, explain_images, chooser, activations)
         self._finite.update(embeddings, heatmaps, first)
         return embeddings, heatmaps
 
     def _run(
-        self, batch: Examples, function: Any, chooser: ProxyChooser
+        self,
+        batch: Examples,
+        function: Any,
+        chooser: ProxyChooser,
+        activations: np.ndarray | None = None,
     ) -> list[np.ndarray]:
         inputs = self._stream.inputs_of(batch)
-        source = ImageSource(inputs, self.model, len(batch["image"]))
+        [whole] = ImageSource(inputs, self.model, len(batch["image"]))
         [(_, found)] = run_batches(
-            self.model, source, self.method, function, chooser=chooser
+            self.model,
+            [whole._replace(activations=activations)],
+            self.method,
+            function,
+            chooser=chooser,
         )
         return found
-
-    def _measure_batch(
-        self, examples: Examples, heatmaps: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Return each image's figures, but for those of the box that is found."""
-        found = self._figures(_objects_of(examples), heatmaps)
-        return {name: np.asarray(x) for name, x in found.items()}
-
-
-def _objects_of(examples: Examples) -> Examples:
-    keys = ("bbox", "segmentation_mask")
-    return {key: examples[key] for key in keys if key in examples}

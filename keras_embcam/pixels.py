@@ -19,7 +19,7 @@ from keras_embcam.network.relu_gradients import DECONVNET, GUIDED
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.image_batches import ImageSource
-from keras_embcam.running.one_batch import explain_pixels
+from keras_embcam.running.pixel_gradients import explain_pixels
 
 # The rule for ReLUs, and whether the heatmap of `explain` is multiplied in.
 PIXEL_METHODS: dict[str, tuple[str | None, bool]] = {

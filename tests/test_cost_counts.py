@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_embcam import EmbeddingCAM, explain, explain_batches
-from keras_embcam.callbacks import EmbeddingCAMLogger
+from keras_embcam.callbacks import EmbeddingCAMLogger, class_means
 from keras_embcam.running import compiled_functions as compiled
 
 SIZE, WIDTH = 16, 4
@@ -179,10 +179,14 @@ def test_the_graph_holds_no_gradient_of_a_convolution(shape) -> None:
 
 @pytest.mark.parametrize("has_tab", [False, True])
 @pytest.mark.parametrize(
-    ("proxy", "num_runs"), [("single_point", 1), ("class_mean", 2)]
+    ("proxy", "max_kept_bytes", "num_runs"),
+    [("single_point", 0, 1), ("class_mean", 2**28, 1), ("class_mean", 0, 2)],
 )
-def test_an_update_of_the_logger(tmp_path, proxy, num_runs, has_tab) -> None:
-    """One run over the examples, two with class means, and the pictures."""
+def test_an_update_of_the_logger(
+    tmp_path, monkeypatch, proxy, max_kept_bytes, num_runs, has_tab
+) -> None:
+    """One run over the examples, two with class means of many, and the pictures."""
+    monkeypatch.setattr(class_means, "MAX_KEPT_BYTES", max_kept_bytes)
     model, in_backbone, in_head = make_model()
     model.compile("sgd", "mse")
     images = make_images(10)
@@ -220,7 +224,7 @@ def test_an_update_of_the_logger(tmp_path, proxy, num_runs, has_tab) -> None:
     assert sum(in_backbone.backward) == 1
     # Batches of 4, 2 and 3 share a trace after the first one.
     model.fit(**fit, epochs=2)
-    assert logger._run._figures.experimental_get_tracing_count() == 2
+    assert logger._run._figures._measure.experimental_get_tracing_count() == 2
 
 
 def resident_bytes() -> int:

@@ -18,7 +18,7 @@ from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from keras_embcam import explain
-from keras_embcam.callbacks import EmbeddingCAMLogger
+from keras_embcam.callbacks import EmbeddingCAMLogger, class_means
 from keras_embcam.callbacks.event_writer import TEXT_TAG
 from keras_embcam.layers import Proxies
 from keras_embcam.losses import ProxyAnchorLoss, TripletSemiHardLoss
@@ -704,7 +704,13 @@ class TestFailures:
 
 
 class TestProxies:
-    def test_class_means_are_those_of_the_examples(self, tmp_path, network):
+    # All activations kept, those of the first batch only (5 x 10 x 10 x 6 numbers of
+    # four bytes), or none.
+    @pytest.mark.parametrize("max_bytes", [2**28, 15_000, 0])
+    def test_class_means_are_those_of_the_examples(
+        self, tmp_path, network, monkeypatch, max_bytes
+    ):
+        monkeypatch.setattr(class_means, "MAX_KEPT_BYTES", max_bytes)
         logger = EmbeddingCAMLogger(
             tmp_path, EXAMPLES, proxy="class_mean", batch_size=5
         )

@@ -271,7 +271,7 @@ def fit_mirrored(folder: str) -> None:
     ).history
     model.save_weights(Path(folder) / "trained.weights.h5")
     last = {name: x[-1] for name, x in history.items() if name.startswith("val_")}
-    print(json.dumps({"replicas": sorted(seen.replicas), "last": last}))
+    print(json.dumps({"replicas": sorted(set(seen.replicas)), "last": last}))
 
 
 def read_steps(folder: Path) -> dict[str, list[int]]:

@@ -16,7 +16,7 @@ from keras_embcam.pixels import (
     guided_gradcam,
     saliency,
 )
-from keras_embcam.running.one_batch import explain_pixels
+from keras_embcam.running.pixel_gradients import explain_pixels
 
 METHODS = [
     saliency,

@@ -11,7 +11,7 @@ from keras_embcam.evaluation.shared_runs import run_once, split
 from keras_embcam.heatmaps import find_boxes
 from keras_embcam.metrics.regions import intersection_over_union
 from keras_embcam.metrics.statistics import mean_of
-from keras_embcam.running.one_batch import explain_pixels
+from keras_embcam.running.pixel_gradients import explain_pixels
 
 # Noise step as a fraction of the range of the images: 2 in pictures of 0 to 255.
 NOISE = 2 / 255

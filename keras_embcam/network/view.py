@@ -88,6 +88,8 @@ class ModelView:
         conv_layer: path of the layer that is explained, or a list of paths.
         num_prefix_tokens: that stand before its patches, or a list; 0 for maps.
         makes_tokens: whether tokens are explained.
+        can_go_on: whether the activations are one tensor that makes the embedding, so
+            that `record` can run the model from there.
         embedding: description of the tensor that is taken for the raw embedding.
         embedding_width: d.
         cosine_head: path of the layer that makes similarities to classes of it, which
@@ -184,6 +186,9 @@ class ModelView:
             self.conv_layer = self._attention.paths
         self.num_prefix_tokens = self._as_chosen(
             [0 if x.layout is None else x.layout.num_prefix for x in self._maps]
+        )
+        self.can_go_on = not (
+            self._is_list or is_attention or self._maps[0].has_other_tokens
         )
         self.embedding_width = self._embedding.width
         self.length_has_gradient = chosen.length_gradient >= MIN_LENGTH_GRADIENT

@@ -68,7 +68,7 @@ def run_batches(
         if chooser is not None:
             width = compiled.view.embedding_width
             proxies = chooser.choose(batch.start, size, batch.labels, width)
-        found = compiled(inputs, proxies)
+        found = compiled(inputs, proxies, batch.activations)
         if not num_images:
             front = compiled.view.fronts.at(tuple(find_images(inputs).shape[1:3]))
             is_rows = found[0].shape == (size, compiled.view.embedding_width)
@@ -129,22 +129,29 @@ class _Compiled:
 
         # Keras does not convert the code of its models with autograph either.
         @tf.function(autograph=False)
-        def run(images: Any, proxies: Any) -> Any:
+        def run(given: Any, proxies: Any) -> Any:
             self.num_traces += 1
+
+            def compute(given: Any, proxies: Any) -> Any:
+                images, activations = given
+                return function(view, images, proxies, *options, **activations)
+
             if not has_replicas(strategy):
-                return function(view, images, proxies, *options)
-            return share_out(
-                strategy, lambda x, p: function(view, x, p, *options), images, proxies
-            )
+                return compute(given, proxies)
+            return share_out(strategy, compute, given, proxies)
 
         self._run = run
 
-    def __call__(self, images: Any, proxies: Any) -> list[np.ndarray]:
+    def __call__(
+        self, images: Any, proxies: Any, activations: np.ndarray | None
+    ) -> list[np.ndarray]:
+        kept = {} if activations is None else {"activations": activations}
+        given = images, tree.map_structure(tf.convert_to_tensor, kept)
         if isinstance(proxies, np.ndarray):
             proxies = tf.convert_to_tensor(proxies)
         # One trace serves batches of any length, the shorter last one too.
         specifications = tree.map_structure(
-            lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), images
+            lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), given
         )
         if isinstance(proxies, tf.Tensor):
             specification = tf.TensorSpec([None, *proxies.shape[1:]], proxies.dtype)
@@ -153,7 +160,7 @@ class _Compiled:
         concrete = self._run.get_concrete_function(specifications, specification)
         # Call with the traced structure; otherwise TensorFlow formats the arguments
         # first.
-        return [x.numpy() for x in concrete(images, proxies)]
+        return [x.numpy() for x in concrete(given, proxies)]
 
 
 class _Kept:

@@ -41,6 +41,8 @@ class Batch(NamedTuple):
         files: their paths where they come from files, else None.
         start: the number of the first one in the source. Files that could not be read
             have a number too, so what is given for each image stays with it.
+        activations: of the explained layer, from an earlier run, to go on from there;
+            None to run the whole model.
     """
 
     images: Any
@@ -48,6 +50,7 @@ class Batch(NamedTuple):
     inputs: Any = None
     files: list[Path] | None = None
     start: int = 0
+    activations: np.ndarray | None = None
 
 
 class ImageSource:

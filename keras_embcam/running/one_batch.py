@@ -14,9 +14,7 @@ from keras_embcam.heatmaps import (
     scale_heatmaps,
 )
 from keras_embcam.method import Method
-from keras_embcam.network.gradient_scale import cotangent_scale
 from keras_embcam.network.noise_images import find_images
-from keras_embcam.network.relu_gradients import differentiate, replace_relu_gradients
 from keras_embcam.network.view import ModelView, Recording
 from keras_embcam.presets import LayerFusion
 from keras_embcam.proxies import check_proxies_shape, single_point
@@ -28,10 +26,6 @@ Tensor = Any
 # Their weights are linear in the gradient.
 LINEAR_WEIGHTINGS = (gradcam, hirescam, xgradcam)
 
-# Gradients grow on the long way to the images: with deconvnet a thousandfold in
-# MobileNetV2, whose float16 maps overflow without this and lose nothing by it.
-HEADROOM = 2.0**-8
-
 
 def explain_images(
     view: ModelView,
@@ -39,6 +33,7 @@ def explain_images(
     proxies: Any,
     method: Method,
     compute: Callable[..., Tensor] | None = None,
+    activations: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``(embeddings, heatmaps, scores)``, in eager and in graph code.
 
@@ -48,6 +43,8 @@ def explain_images(
         proxies: None, an array, or a function of the embeddings; see `EmbeddingCAM`.
         method: how heatmaps are made.
         compute: in place of `compute_heatmaps`.
+        activations: (n, h, w, k) of the chosen layer, kept from another run of these
+            images: only what is behind the layer is run. None to run the model.
 
     Returns:
         Raw embeddings (n, d), heatmaps (n, H, W) or (n, m, H, W), and the scores
@@ -58,7 +55,7 @@ def explain_images(
     """
     if find_images(images).shape[0] == 0:
         raise ValueError("`images` must hold at least one image. Received none.")
-    recording = view.record(images)
+    recording = view.record(images, activations)
     embeddings = recording.embeddings
     proxies = resolve_proxies(view, recording, proxies)
     heatmaps = (compute or compute_heatmaps)(
@@ -79,51 +76,17 @@ def embed_images(
     return (view.record(images).embeddings,)
 
 
-def explain_pixels(
-    view: ModelView,
-    images: Any,
-    proxies: Any,
-    method: Method,
-    rule: str | None,
-    times_heatmaps: bool,
+def embed_and_keep(
+    view: ModelView, images: Any, proxies: None, method: Method
 ) -> list[Tensor]:
-    """Return ``[maps]``, the gradient of ``y . p`` at the images; in graph code only.
+    """Return ``[embeddings, activations]``, to explain them once proxies are known.
 
-    Args:
-        view: of the model.
-        images: as the model takes them.
-        proxies: None, (d,), (n, d), or a function of the embeddings.
-        method: names the layer whose heatmap is multiplied in.
-        rule: GUIDED, DECONVNET, or None for the ReLUs' own gradient.
-        times_heatmaps: True to multiply by the heatmap of `explain`.
-
-    Returns:
-        A list of one tensor, (n, H, W, c) float32.
-
-    Raises:
-        ValueError: for several proxies an image, where no gradient reaches the
-            images, or, with a rule, where there is no ReLU between the images and
-            the embedding, or one whose gradient cannot be changed.
+    Without the activations where these do not make the whole embedding: those of
+    several layers, of attention, or beside class tokens.
     """
-    pixels = find_images(images)
-    with replace_relu_gradients(rule):
-        recording = view.record(images)
-    proxies = resolve_proxies(view, recording, proxies)
-    if len(proxies.shape) != 2:
-        raise ValueError(
-            "`proxies` must be one vector for each image, (n, d), or one for all, "
-            f"(d,). Received the shape {tuple(proxies.shape)}. Call once for each of "
-            "several explanations of one image."
-        )
-    scale = HEADROOM * cotangent_scale(proxies, recording.activations.shape[1:3])
-    gradients = differentiate(recording.embeddings, pixels, proxies * scale, rule)
-    maps = ops.cast(gradients, "float32") / scale[:, None, None]
-    if times_heatmaps:
-        # From the same run: its tape uses the own gradients of ReLUs, not the rule.
-        heatmaps = compute_heatmaps(recording, proxies, gradcam)
-        heatmaps = resize_to_images(view, heatmaps, images)
-        maps *= scale_heatmaps(heatmaps)[..., None]
-    return [maps]
+    recording = view.record(images)
+    kept = [recording.activations] if view.can_go_on else []
+    return [recording.embeddings, *kept]
 
 
 def resize_to_images(view: ModelView, heatmaps: Tensor, images: Any) -> Tensor:
