@@ -111,6 +111,7 @@ class PairMaps:
             embedding_layer=run.method.embedding_layer,
             token_grid=run.method.token_grid,
             num_prefix_tokens=run.method.num_prefix_tokens,
+            joins_branches=False,
         )
         both = map_known_pairs(
             run.model,

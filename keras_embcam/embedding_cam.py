@@ -34,8 +34,8 @@ class EmbeddingCAM(keras.layers.Wrapper):
             to explain, or a list of several, whose maps are each divided by their
             maximum and averaged at the size of the largest; None for the last one
             with more than one position that reaches the embedding and holds no gate
-            values. Where several parallel branches reach it, the last one of each with
-            `weighting="auto"`, else one of them and a warning that names the others.
+            values. Where several parallel branches reach it, the last one of each:
+            their maps, all in units of the score, are added.
         embedding_layer: name, path or object of the layer that makes the embedding;
             None for the model's output. A final L2 normalisation or softmax is
             stepped over: the raw embedding is what goes into it.
@@ -233,6 +233,7 @@ class EmbeddingCAM(keras.layers.Wrapper):
         """Return the configuration, with layers by their path."""
         fields = dataclasses.fields(self.method)
         config = {field.name: getattr(self.method, field.name) for field in fields}
+        del config["joins_branches"]  # always
         if not isinstance(self.method.weighting, str):
             config["weighting"] = keras.saving.serialize_keras_object(
                 self.method.weighting

@@ -172,6 +172,8 @@ def embed(
         image_size=image_size,
         strict=strict,
     )
-    method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
+    method = Method(
+        conv_layer=conv_layer, embedding_layer=embedding_layer, joins_branches=False
+    )
     batches = run_batches(model, source, method, embed_images)
     return np.concatenate([embeddings for _, (embeddings,) in batches])

@@ -69,6 +69,35 @@ def fuse_heatmaps(heatmaps: Sequence[Tensor]) -> Tensor:
     return sum(scaled[1:], scaled[0]) / len(scaled)
 
 
+def add_heatmaps(heatmaps: Sequence[Tensor]) -> Tensor:
+    """Return the sum of the maps of parallel branches, all in units of the score.
+
+    A value of a small map stands for more of the image. So each map is multiplied by
+    its number of positions over that of the result: resized, it keeps its sum, but for
+    what the interpolation does at the border.
+
+    Args:
+        heatmaps: of each branch, (n, h, w) float32, >= 0.
+
+    Returns:
+        (n, h, w) float32, >= 0, of the size of the largest maps.
+
+    Example:
+
+    >>> import numpy as np
+    >>> maps = np.float32([[[2.0]]]), np.float32([[[0, 4]]])
+    >>> np.asarray(add_heatmaps(maps)).tolist()
+    [[[1.0, 5.0]]]
+    """
+    shapes = [ops.shape(x) for x in heatmaps]
+    size = _largest([x[1] for x in shapes]), _largest([x[2] for x in shapes])
+    resized = [resize_heatmaps(x, size) for x in heatmaps]
+    areas = [ops.cast(shape[1] * shape[2], "float32") for shape in shapes]
+    whole = ops.cast(size[0] * size[1], "float32")
+    shares = [x * area / whole for x, area in zip(resized, areas, strict=True)]
+    return sum(shares[1:], shares[0])
+
+
 def _largest(lengths: Sequence[Any]) -> Any:
     """Return the largest length: a tensor where a graph does not know them all."""
     if all(isinstance(x, int) for x in lengths):

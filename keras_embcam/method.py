@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_embcam.network.feature_maps import TokenBlocks
+from keras_embcam.network.feature_maps import AllBranches
 from keras_embcam.network.tokens import check_token_options
 from keras_embcam.network.trial_run import list_operations
 from keras_embcam.network.view import ModelView
@@ -40,6 +40,8 @@ class Method:
         normalize: whether each heatmap is divided by its maximum.
         token_grid: (h, w) of the patches among tokens, None to find it.
         num_prefix_tokens: tokens before the patches, None to find it.
+        joins_branches: whether parallel branches are explained together where no layer
+            is named; False for what needs a single layer.
 
     Raises:
         ValueError: for an unknown weighting or preset, a preset together with
@@ -62,6 +64,7 @@ class Method:
     normalize: bool = True
     token_grid: tuple[int, int] | None = None
     num_prefix_tokens: int | None = None
+    joins_branches: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.conv_layer, list):
@@ -84,12 +87,12 @@ class Method:
 
     @property
     def layers(self) -> Any:
-        """The layers to explain: those named, else those of the preset, else None."""
-        if self.conv_layer is None and self.preset is not None:
+        """The layers to explain: those named, those of the preset, or the default."""
+        if self.conv_layer is not None or not self.joins_branches:
+            return self.conv_layer
+        if self.preset is not None:
             return get_preset(self.preset).conv_layer
-        if self.conv_layer is None and self.weighting == AUTO:
-            return TokenBlocks(needs_tokens=False)
-        return self.conv_layer
+        return AllBranches(all_blocks=self.weighting == AUTO)
 
     @property
     def weigh(self) -> Weighting | LayerFusion:

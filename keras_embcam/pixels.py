@@ -98,7 +98,9 @@ def pixel_maps(
     batches = run_batches(
         model,
         source,
-        Method(conv_layer=conv_layer, embedding_layer=embedding_layer),
+        Method(
+            conv_layer=conv_layer, embedding_layer=embedding_layer, joins_branches=False
+        ),
         explain_pixels,
         *PIXEL_METHODS[method],
         chooser=ProxyChooser(

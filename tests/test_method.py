@@ -64,5 +64,6 @@ def test_wrong_options_are_refused_when_it_is_made(options, message) -> None:
 def test_what_a_preset_stands_for() -> None:
     assert Method(preset="localize").layers.num_scales == 3
     assert Method(preset="localize", conv_layer=["a", "b"]).layers == ("a", "b")
-    assert Method().layers is None and Method().box_threshold == 0.2
+    assert Method(joins_branches=False).layers is None
+    assert Method().box_threshold == 0.2
     assert Method(weighting="layercam").weigh is layercam

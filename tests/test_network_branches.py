@@ -52,8 +52,42 @@ def test_the_order_of_two_towers_does_not_matter() -> None:
     found = [explain(two_towers(order), IMAGES) for order in ("ab", "ba")]
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
     assert np.ptp(found[0]) > 0.5
-    named = explain(two_towers("ab"), IMAGES, conv_layer=["a2", "b2"])
-    np.testing.assert_allclose(found[0], named, atol=1e-5)
+
+
+def test_branches_add_up_as_they_add_to_the_score() -> None:
+    """Behind mean pooling a map's sum is what its branch adds to the score."""
+    model = two_towers("ab", head=layers.Dense(3, use_bias=False, name="head"))
+    proxies = np.float32([1, -2, 3])
+    options = {"proxies": proxies, "resize": False, "normalize": False}
+    found = explain(model, IMAGES, **options)
+    outputs = [model.get_layer(name).output for name in ("a2", "b2")]
+    expected = 0.0
+    kernel = np.split(model.get_layer("head").get_weights()[0] @ proxies, 2)
+    for maps, weights in zip(
+        keras.Model(model.input, outputs)(IMAGES), kernel, strict=True
+    ):
+        expected = expected + np.maximum(np.asarray(maps) @ weights / 18**2, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    named = explain(model, IMAGES, conv_layer=["a2", "b2"], **options)
+    assert not np.allclose(found, named)  # the mean of maps divided by their maxima
+    # Half the activations, half the heat: the scale is kept.
+    for name in ("a2", "b2"):
+        kernel, bias = model.get_layer(name).get_weights()
+        model.get_layer(name).set_weights([kernel / 2, bias / 2])
+    np.testing.assert_allclose(explain(model, IMAGES, **options), found / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["auto", "gradcam", "layercam"])
+def test_every_weighting_explains_all_branches(weighting: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        view = Method(weighting=weighting).look(two_towers("ab"))
+    assert sorted(view.conv_layer) == ["a2", "b2"]
+
+
+def test_a_preset_of_one_branch_warns() -> None:
+    with pytest.warns(UserWarning, match="only '[ab]2' is explained"):
+        Method(preset="localize").look(two_towers("ab"))
 
 
 @pytest.mark.parametrize("order", ["ab", "ba", "abc", "cba"])

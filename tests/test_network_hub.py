@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers
 
-from keras_embcam.network.feature_maps import TokenBlocks
+from keras_embcam.network.feature_maps import AllBranches
 from keras_embcam.network.trial_run import enclosing_paths, list_operations
 from keras_embcam.network.view import ModelView
 
@@ -143,7 +143,7 @@ def test_the_layers(name: str) -> None:
     keras.utils.set_random_seed(0)
     model = make()
     # As of `explain(model, images)`: what enters the attentions.
-    view = ModelView(model, TokenBlocks(needs_tokens=False))
+    view = ModelView(model, AllBranches(all_blocks=True))
     assert first in view.conv_layer[0] and last in view.conv_layer[-1]
     assert view.map_size == grid
     assert view.num_prefix_tokens == [num_prefix] * num_layers

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_embcam.network import noise_runs
-from keras_embcam.network.feature_maps import TokenBlocks
+from keras_embcam.network.feature_maps import AllBranches
 from keras_embcam.network.noise_runs import run_on_noise
 from keras_embcam.network.view import ModelView
 
@@ -167,7 +167,7 @@ def test_large_and_small_images_show_the_same(
     views = []
     for limit in (noise_runs.MAX_EAGER_PIXELS, 0):
         monkeypatch.setattr(noise_runs, "MAX_EAGER_PIXELS", limit)
-        views.append(ModelView(model, TokenBlocks(needs_tokens=False)))
+        views.append(ModelView(model, AllBranches(all_blocks=True)))
     assert repr(views[0]) == repr(views[1])
     assert "input of 'unit'" in repr(views[0])
     assert views[0].makes_tokens == (head is attend)

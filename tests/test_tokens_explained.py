@@ -10,7 +10,7 @@ from keras import layers, ops
 
 from keras_embcam import EmbeddingCAM, explain
 from keras_embcam.evaluation import Method, evaluate
-from keras_embcam.network.feature_maps import TokenBlocks
+from keras_embcam.network.feature_maps import AllBranches, TokenBlocks
 from keras_embcam.network.view import ModelView
 from keras_embcam.presets import explain_tokens
 
@@ -125,7 +125,7 @@ def test_networks_without_tokens_are_explained_as_before() -> None:
     np.testing.assert_array_equal(
         explain(network, IMAGES), explain(network, IMAGES, weighting="gradcam")
     )
-    assert ModelView(network, TokenBlocks(needs_tokens=False)).conv_layer == "conv"
+    assert ModelView(network, AllBranches(all_blocks=True)).conv_layer == "conv"
     with pytest.raises(ValueError, match="'conv', makes no tokens: pass another `pr"):
         explain(network, IMAGES, preset="tokens")
 

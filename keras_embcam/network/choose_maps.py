@@ -11,6 +11,7 @@ from keras import ops
 from keras_embcam.network.branches import Branches
 from keras_embcam.network.embedding_source import EmbeddingSource
 from keras_embcam.network.feature_maps import (
+    AllBranches,
     FeatureMap,
     FeatureMaps,
     Scales,
@@ -80,18 +81,27 @@ class MapChooser:
             ValueError: as `FeatureMaps.find` does, where no gradient reaches a layer,
                 and where none is found.
         """
-        if isinstance(conv_layer, TokenBlocks):
-            return self._choose_blocks(conv_layer)
-        if isinstance(conv_layer, Scales):
-            return self._choose_named([None], conv_layer.num_scales)
         if isinstance(conv_layer, list | tuple):
             return self._choose_named(check_layers(conv_layer))
-        chosen = self._choose_named([conv_layer])
-        if conv_layer is None:
-            self._tell_of_branches(chosen.maps, self._find_branches())
-        return chosen
+        is_default = isinstance(conv_layer, TokenBlocks | AllBranches | Scales)
+        last = self._choose_named([None if is_default else conv_layer])
+        if isinstance(conv_layer, TokenBlocks):
+            return self._choose_blocks(last)
+        if isinstance(conv_layer, AllBranches):
+            if last.maps[0].layout is None:
+                return self._join_branches(last)
+            return self._choose_blocks(last) if conv_layer.all_blocks else last
+        if conv_layer is None or is_default:
+            self._tell_of_branches(last.maps, self._find_branches())
+        if isinstance(conv_layer, Scales):
+            for _ in range(conv_layer.num_scales - 1):
+                # Where the model has no finer map, those found so far serve.
+                finer = self._features.find_finer(self._maps[-1])
+                self._add_map(finer, None)
+            return Chosen(self._maps, self._ratio)
+        return last
 
-    def _choose_named(self, named: list[Any], num_scales: int = 1) -> Chosen:
+    def _choose_named(self, named: list[Any]) -> Chosen:
         self._maps = []
         for name in named:
             if not self._add_map(self._features.find(name), name):
@@ -106,26 +116,17 @@ class MapChooser:
                     + f":\n{self._features.list_candidates()}\n"
                     + describe_hash(self._trial)
                 )
-        for _ in range(num_scales - 1):
-            # Where the model has no finer map, those found so far serve.
-            finer = self._features.find_finer(self._maps[-1])
-            self._add_map(finer, None)
         return Chosen(self._maps, self._ratio)
 
-    def _choose_blocks(self, blocks: TokenBlocks) -> Chosen:
-        last, ratio = self._choose_named([None])
-        if last[0].layout is None:
-            if blocks.needs_tokens:
-                raise ValueError(
-                    "This explains transformers. The layer that is explained of this "
-                    f"model, {self._trial.path(last[0].operation)!r}, makes no tokens: "
-                    "pass another `preset` or `weighting`."
-                )
-            explained = self._join_branches(last[0])
-            if last[0] not in explained:
-                ratio = self._measure(explained).length_gradient
-            return Chosen(explained, ratio)
-        found = self._features.find_blocks(last[0])
+    def _choose_blocks(self, last: Chosen) -> Chosen:
+        [default] = last.maps
+        if default.layout is None:
+            raise ValueError(
+                "This explains transformers. The layer that is explained of this "
+                f"model, {self._trial.path(default.operation)!r}, makes no tokens: "
+                "pass another `preset` or `weighting`."
+            )
+        found = self._features.find_blocks(default)
         measured = self._measure(found)
         worth = [
             candidate
@@ -134,7 +135,7 @@ class MapChooser:
             )
             if is_worth_explaining(x, y, candidate.patches)
         ]
-        return Chosen(worth or last, ratio)
+        return Chosen(worth, last.length_gradient) if worth else last
 
     def _find_branches(self) -> list[Any]:
         """Return the layer that was chosen and those of parallel branches."""
@@ -143,16 +144,17 @@ class MapChooser:
             return [chosen.operation]
         return self._branches.find_beside(chosen.operation, *self._found)
 
-    def _join_branches(self, chosen: FeatureMap) -> list[FeatureMap]:
+    def _join_branches(self, last: Chosen) -> Chosen:
         """Return the last maps of all parallel branches that show whole images."""
-        found = self._find_branches()
-        if len(found) == 1:
-            return [FeatureMap(found[0])]
-        whole = self._branches.show_whole_images(found)
+        found = whole = self._find_branches()
+        if len(found) > 1:
+            whole = self._branches.show_whole_images(found)
         # In the order of their calls, whichever of them was found first.
-        explained = [FeatureMap(x) for x in reversed(whole)] or [chosen]
+        explained = [FeatureMap(x) for x in reversed(whole)] or last.maps
         self._tell_of_branches(explained, found)
-        return explained
+        if last.maps[0] in explained:
+            return Chosen(explained, last.length_gradient)
+        return Chosen(explained, self._measure(explained).length_gradient)
 
     def _tell_of_branches(self, maps: list[FeatureMap], found: list[Any]) -> None:
         """Warn where parallel branches are left out."""

@@ -37,18 +37,24 @@ class Scales:
 
 
 @dataclass(frozen=True)
+class AllBranches:
+    """In place of the name of a layer: the default one, and those of parallel branches.
+
+    Attributes:
+        all_blocks: whether a transformer is explained by all its blocks, see
+            `TokenBlocks`; else by the default layer.
+    """
+
+    all_blocks: bool = False
+
+
+@dataclass(frozen=True)
 class TokenBlocks:
     """In place of the name of a layer: what enters the attentions of a transformer.
 
     The normalisations in front of them, with as many tokens as what is explained by
-    default, or that where there are none. Of a model without tokens, the map explained
-    by default, or the last ones of parallel branches.
-
-    Attributes:
-        needs_tokens: whether a model without tokens is an error.
+    default, or that where there are none. A model without tokens is an error.
     """
-
-    needs_tokens: bool = True
 
 
 @dataclass(frozen=True)

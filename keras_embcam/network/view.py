@@ -16,6 +16,7 @@ from keras_embcam.network.attention_parts import AttentionBlocks
 from keras_embcam.network.choose_maps import MapChooser
 from keras_embcam.network.feature_map import share_on_other_tokens
 from keras_embcam.network.feature_maps import (
+    AllBranches,
     AttentionLayers,
     FeatureMaps,
     Scales,
@@ -56,6 +57,8 @@ class Recording(NamedTuple):
         place: None, or, where attention is explained and activations are the
             attention of each block (n, heads, t, t), what makes maps (n, h, w) of the
             relevance of each token (n, t).
+        adds_up: whether several maps are those of parallel branches, which add to the
+            score side by side.
     """
 
     activations: Any
@@ -63,6 +66,7 @@ class Recording(NamedTuple):
     pull_back: Callable[[Tensor], Any]
     pull_back_and_share: Callable[[Tensor], tuple[Any, Tensor]] | None = None
     place: Callable[[Tensor], Tensor] | None = None
+    adds_up: bool = False
 
 
 class ModelView:
@@ -76,7 +80,7 @@ class ModelView:
             with a 4-D output or with tokens (n, t, k), or a list of them; None for the
             best one by `FeatureMaps.find` that reaches the embedding from more than
             one position and is no gate; `Scales` for that one and finer ones;
-            `TokenBlocks`, which may also be the layers of parallel branches;
+            `AllBranches` for that one and those of parallel branches; `TokenBlocks`;
             `AttentionLayers` for the attention of all blocks.
         embedding_layer: see `find_embedding`.
         images: a batch, or symbols of its shape, where the model leaves the shape
@@ -169,10 +173,14 @@ class ModelView:
             TokenBlocks() if is_attention else conv_layer
         )
         self.makes_tokens = all(x.layout is not None for x in chosen.maps)
-        is_of_blocks = isinstance(conv_layer, TokenBlocks) and self.makes_tokens
-        is_of_blocks = is_of_blocks or is_attention
-        is_named = isinstance(conv_layer, list | tuple | Scales)
-        self._is_list = is_named or is_of_blocks or len(chosen.maps) > 1
+        of_all_branches = isinstance(conv_layer, AllBranches)
+        self._adds_up = of_all_branches and not self.makes_tokens
+        self._is_list = isinstance(
+            conv_layer, list | tuple | Scales | TokenBlocks | AttentionLayers
+        )
+        if of_all_branches:
+            all_blocks = self.makes_tokens and conv_layer.all_blocks
+            self._is_list = all_blocks or len(chosen.maps) > 1
         # Those with the smallest maps first: `LayerFusion` counts on it.
         self._maps = sorted(chosen.maps, key=lambda x: math.prod(x.map_size(trial)))
         self._paths = [trial.path(x.operation) for x in self._maps]
@@ -276,6 +284,7 @@ class ModelView:
             ops.cast(run.embeddings, "float32"),
             lambda cotangents: arrange(run.pull_back(cotangents)),
             pull_back_and_share if has_others else None,
+            adds_up=self._adds_up,
         )
 
     def _as_chosen(self, values: list[Any]) -> Any:

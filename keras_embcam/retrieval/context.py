@@ -153,7 +153,9 @@ def context_ratio(
     return measure_context(
         model,
         stream,
-        Method(conv_layer=conv_layer, embedding_layer=embedding_layer),
+        Method(
+            conv_layer=conv_layer, embedding_layer=embedding_layer, joins_branches=False
+        ),
         ObjectFormat(bounding_box_format, mask_foreground, mask_ignored),
         preprocessing_function=preprocessing_function,
         batch_size=batch_size,

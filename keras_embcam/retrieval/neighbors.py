@@ -112,7 +112,9 @@ def explain_neighbors(
     check_model(model)
     check_integer("k", k, 1)
     check_integer("num_correspondences", num_correspondences, 1)
-    method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
+    method = Method(
+        conv_layer=conv_layer, embedding_layer=embedding_layer, joins_branches=False
+    )
     reader = ContributionReader(model, method, num_steps)
 
     def open_images(images: Any, strict: bool = True) -> ImageSource:

@@ -83,5 +83,7 @@ def contributions(
         image_size=image_size,
         strict=strict,
     )
-    method = Method(conv_layer=conv_layer, embedding_layer=embedding_layer)
+    method = Method(
+        conv_layer=conv_layer, embedding_layer=embedding_layer, joins_branches=False
+    )
     return ContributionReader(model, method, num_steps).read_all(source, verbose)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_embcam.heatmaps import (
+    add_heatmaps,
     combine_channels,
     fuse_heatmaps,
     resize_heatmaps,
@@ -176,7 +177,7 @@ def compute_heatmaps(
 
     Returns:
         (n, h, w) or (n, m, h, w) float32, >= 0. Several layers: of the largest
-        size, in [0, 1].
+        size, in [0, 1] but for parallel branches.
 
     Raises:
         ValueError: where the weights cannot be broadcast to the activations.
@@ -198,7 +199,9 @@ def compute_heatmaps(
             _explain_layer(*layer, weighting, top_channels)
             for layer in zip(activations, gradients, strict=True)
         ]
-        return maps[0] if len(maps) == 1 else fuse_heatmaps(maps)
+        if len(maps) == 1:
+            return maps[0]
+        return add_heatmaps(maps) if recording.adds_up else fuse_heatmaps(maps)
 
     if len(proxies.shape) == 2:
         return explain_one(proxies)

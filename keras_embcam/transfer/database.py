@@ -155,6 +155,7 @@ class GradWeightDatabase(GradWeightTable):
             top_channels=top_channels,
             conv_layer=conv_layer,
             embedding_layer=embedding_layer,
+            joins_branches=False,
         )
         fitting.check_arguments(method, num_triplets, margin, sign, seed)
         source = ImageSource(images, model, batch_size, preprocessing_function)
