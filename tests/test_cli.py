@@ -402,4 +402,4 @@ def test_messages_name_the_flags_of_the_command(folder, tmp_path, capsys):
     keras.Sequential([*layers_of, layers.GlobalAveragePooling2D()]).save(signed)
     images = str(folder / "images")
     assert main(["explain", str(signed), images, "--out", str(tmp_path)]) == 0
-    assert "with `--preprocessing`" in capsys.readouterr().err
+    assert "with `--preprocessing '0,1'`" in capsys.readouterr().err

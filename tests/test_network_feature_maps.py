@@ -254,11 +254,20 @@ def test_a_relu_that_serves_many_places_is_passed_over() -> None:
 def test_a_siamese_network_asks_for_the_branch_model() -> None:
     inputs = [keras.Input((12, 12, 3)) for _ in range(2)]
     branch = network()
-    distance = ops.norm(branch(inputs[0]) - branch(inputs[1]), axis=1, keepdims=True)
-    message = "is called 2 times .* siamese .* Pass the branch model that makes one"
+    dense = layers.Dense(2, name="behind")
+    one, other = (dense(branch(x)) for x in inputs)
+    distance = ops.norm(one - other, axis=1, keepdims=True)
+    message = (
+        r"is called 2 times .* siamese .* Pass the branch model that makes one .*"
+        r"`keras.Model\(model.inputs\[0\], model.get_layer\(NAME\).output\)`"
+    )
+    siamese = keras.Model(inputs, distance)
     with pytest.raises(ValueError, match=message):
-        find(keras.Model(inputs, distance))
-    assert find(branch) == "last"
+        find(siamese)
+    # What the message proposes.
+    assert find(siamese.get_layer(branch.name)) == "last"
+    one = siamese.get_layer("behind").output
+    assert find(keras.Model(siamese.inputs[0], one)).endswith("/last")
 
 
 # Errors

@@ -62,7 +62,7 @@ def test_a_model_that_scales_itself_given_fractions() -> None:
 def test_a_model_that_widens_fractions_given_bytes() -> None:
     images = photographs()
     (message,) = told(network(layers.Rescaling(2.0, -1)), images)
-    assert "takes [0, 1]" in message and "preprocessing_function" in message
+    assert "takes [0, 1]" in message and "`preprocessing_function='0,1'`" in message
     assert not told(network(layers.Rescaling(2.0, -1)), images / 255)
 
 

@@ -504,8 +504,21 @@ def test_a_named_layer_must_make_one_vector_an_image(kind: str, shape: str) -> N
     with pytest.raises(ValueError, match=message):
         ModelView(model, embedding_layer="other")
     if kind == "map":
-        with pytest.raises(ValueError, match=r"The model's output is \(3, 2, 2\)"):
+        message = (
+            r"The model's output is \(3, 2, 2\).* pass `keras.Model\(model.inputs, "
+            r"vectors\)` with `vectors = keras.layers.GlobalAveragePooling1D\(\)"
+            r".* `model.output\[:, 0\]` for a class token"
+        )
+        with pytest.raises(ValueError, match=message):
             ModelView(model)
+
+
+def test_an_output_that_is_a_map_is_to_be_pooled() -> None:
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, keras.layers.Conv2D(2, 3)(images))
+    message = r"output is \(3, 6, 6, 2\).*GlobalAveragePooling2D\(\)\(model.output\)`\."
+    with pytest.raises(ValueError, match=message):
+        ModelView(model)
 
 
 def test_an_unknown_embedding_layer_lists_vectors(network: Network) -> None:

@@ -116,8 +116,8 @@ def check_shapes(images: Any, model: keras.Model) -> None:
         names = f", {list(images)}" if isinstance(images, dict) else ""
         raise ValueError(
             f"The model takes {len(inputs)} inputs, {name_inputs(model)}. Received "
-            f"{len(flat)} arrays{names}. Pass one array for each input; labels go into "
-            "`labels`."
+            f"{len(flat)} arrays{names}. Pass one array for each input, or, of a "
+            "siamese network, the model that embeds one image; labels go into `labels`."
         )
     for array, like in zip(flat, inputs, strict=True):
         if like is None:

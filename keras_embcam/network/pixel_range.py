@@ -80,9 +80,11 @@ def warn_of_pixel_range(
         return
     with _lock:
         known.add("warned")
+    ranges = {"takes [0, 1]": "='0,1'", "takes [-1, 1]": "='-1,1'"}
+    value = next((x for end, x in ranges.items() if reason.endswith(end)), "")
     hint = (
         "Pass them as they were in the training, for example with "
-        "`preprocessing_function`"
+        f"`preprocessing_function{value}`"
         if kind == "bytes"
         else "Pass them in [0, 255], without a preprocessing of their own"
     )

@@ -105,11 +105,22 @@ def _named_embedding(trial: TrialRun, name: Any) -> tuple[EmbeddingSource, np.nd
         raise ValueError(
             "The embedding must be one floating-point tensor of the shape (n, d). The "
             f"{description} is {shape}. Pass `embedding_layer`, the name of the layer "
-            "that makes one vector of each image. Candidates:\n"
-            + trial.list_candidates(2)
+            f"that makes one vector of each image{_how_to_pool(shape, operation)}. "
+            "Candidates:\n" + trial.list_candidates(2)
         )
     width = values.shape[1]
     return EmbeddingSource(operation, "output", position, width, description), values
+
+
+def _how_to_pool(shape: Any, operation: Any) -> str:
+    """Return how a model whose output is a map, or tokens, gets one vector."""
+    if operation is not None or len(shape) not in (3, 4):
+        return ""
+    pool = f"keras.layers.GlobalAveragePooling{len(shape) - 2}D()(model.output)"
+    token = ", or `model.output[:, 0]` for a class token" if len(shape) == 3 else ""
+    return (
+        f", or pass `keras.Model(model.inputs, vectors)` with `vectors = {pool}`{token}"
+    )
 
 
 def _before_normalization(

@@ -120,7 +120,9 @@ class TrialRun:
             raise ValueError(
                 f"The layer {path!r} is called {num_calls} times in one run of the "
                 "model (a siamese network?), so it has no single output. Pass the "
-                "branch model that makes one embedding of one image instead."
+                "branch model that makes one embedding of one image instead: "
+                "`model.get_layer(NAME)`, or `keras.Model(model.inputs[0], "
+                "model.get_layer(NAME).output)` where NAME is no model itself."
             )
         compiled = [outer for outer in enclosing_paths(path) if outer in self.compiled]
         if num_calls == 0 and compiled:
