@@ -28,6 +28,7 @@ def make_names() -> dict[str, Any]:
         "classifier": make_classifier(),
         "siamese": make_siamese(),
         "vit": make_vit(),
+        "backbone": make_tokens(),
         "proxy": np.float32([1, 0, -1, 2]),
         "images": images,
         "labels": labels,
@@ -54,23 +55,29 @@ def make_classifier() -> keras.Model:
 
 
 def make_siamese() -> keras.Model:
-    """Return the cosine of two images, embedded by one branch."""
-    branch = make_branch("branch")
-    first, second = (keras.Input((SIDE, SIDE, 3)) for _ in range(2))
-    cosine = layers.Dot(1, normalize=True)([branch(first), branch(second)])
-    return keras.Model([first, second], cosine)
+    """Return the cosine of two images, embedded by one branch and a Dense layer."""
+    branch, projection = make_branch("branch"), layers.Dense(4, name="projection")
+    inputs = [keras.Input((SIDE, SIDE, 3)) for _ in range(2)]
+    cosine = layers.Dot(1, normalize=True)([projection(branch(x)) for x in inputs])
+    return keras.Model(inputs, cosine)
 
 
 def make_vit() -> keras.Model:
     """Return a transformer of one block on 4 x 4 patches, pooled."""
+    tokens = make_tokens()
+    x = layers.GlobalAveragePooling1D()(tokens.output)
+    return keras.Model(tokens.input, layers.Dense(4)(x))
+
+
+def make_tokens() -> keras.Model:
+    """Return a network from images to the 16 tokens of one block."""
     images = keras.Input((SIDE, SIDE, 3))
     x = layers.Conv2D(8, 8, strides=8)(images)
     x = layers.Reshape((16, 8))(x)
     normed = layers.LayerNormalization()(x)
     x = x + layers.MultiHeadAttention(2, 4)(normed, normed)
     x = x + layers.Dense(8, activation="gelu")(layers.LayerNormalization()(x))
-    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
-    return keras.Model(images, layers.Dense(4)(x))
+    return keras.Model(images, layers.LayerNormalization()(x))
 
 
 def write_files(folder: Path) -> None:
