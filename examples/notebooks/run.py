@@ -45,7 +45,7 @@ def clean(notebook: Any) -> Any:
         outputs = cell.get("outputs", [])
         if cell.cell_type == "code":
             # Without TensorFlow's log of its start.
-            cell.outputs = [x for x in outputs if x.get("name") != "stderr"]
+            cell.outputs = join([x for x in outputs if x.get("name") != "stderr"])
             for output in cell.outputs:
                 if "text/html" in output.get("data", {}):
                     # The same as text is thousands of numbers.
@@ -54,6 +54,17 @@ def clean(notebook: Any) -> Any:
                     # A progress bar writes its line again and again.
                     output.text = re.sub(r"[^\n]*[\r\x08]", "", output.text)
     return notebook
+
+
+def join(outputs: list[Any]) -> list[Any]:
+    """Return outputs with what was printed in several pieces as one."""
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 if __name__ == "__main__":
