@@ -31,12 +31,13 @@ RATIOS = tuple(f"{cover}_{sides}" for cover in COVERS for sides in SIDES)
 NUM_RESAMPLES = 1000
 
 NOTES = (
-    "The headline of `context_ratio` is the first row. A cover made of the image "
-    "itself leaks its hue: with the mean colour or a blur on both sides, a network "
-    "that knows nothing but the hue still finds it when all else is covered, so "
-    "that its ratio is no more than 1, like that of a network that needs both. One "
-    "colour for all images leaks nothing. The queries alone are covered because a "
-    "cover on both sides has the same outline on both, which a network may match."
+    "`context_ratio(...).ratio` is the first row: one colour for all images, on the "
+    "queries alone. The other covers are made of the image itself and keep its hue. "
+    "With the mean colour or a blur, a network that knows nothing but the hue still "
+    "finds its class when the background is covered, so its ratio stays near 1, like "
+    "that of a network that needs both. One colour for all images keeps nothing. Only "
+    "the queries are covered, because covers on both sides have outlines that a "
+    "network may compare."
 )
 
 Row = dict[str, Any]
@@ -166,14 +167,17 @@ def main() -> None:
         "# Does the heatmap ratio predict the context ratio?",
         "Made by `python -m benchmarks.papers.measure_context --epochs "
         f"{options.epochs} --seeds {options.seeds} --out docs/context_ratio.md`; not "
-        "typed. Scenes of digits, on whose backgrounds a hue told the class with the "
-        "probability `shortcut` while training; measured on unseen digits with the hue "
-        "of their class, so that a network can find them by either.",
-        f"Rank correlation (Spearman) over all {len(rows)} epochs of "
-        f"{len(ends)} networks, and over the networks at the end, with 95 % intervals "
-        "over networks drawn again. A heatmap ratio that predicted the context ratio "
-        "perfectly would have -1; a context ratio that told how strong the shortcut "
-        "was, 1.",
+        "typed by hand. Networks learned digits on backgrounds whose hue gave the "
+        "class away with the probability `shortcut`. They are measured on other digits "
+        "with the hue of their class, so a network can find the class by either. The "
+        "context ratio is Recall@1 with the digit covered, divided by Recall@1 with "
+        "everything else covered.",
+        "The first table holds rank correlations (Spearman) of the context ratio with "
+        "the heatmap ratio and with `shortcut`, for each way to cover. They are over "
+        f"all {len(rows)} epochs of {len(ends)} networks, and over these networks at "
+        "the end of their training, with 95 % intervals from drawing networks again. "
+        "If the heatmap ratio predicted the context ratio perfectly, the correlation "
+        "would be -1; if the context ratio said how strong the shortcut was, 1.",
         write_table(
             [
                 "cover and covered sides",
@@ -183,7 +187,8 @@ def main() -> None:
             ],
             predicted,
         ),
-        "At the end of the trainings, mean over the seeds with least and largest:",
+        "The second table: the ratios at the end of the trainings, as the mean over "
+        "the seeds, with the lowest and the highest.",
         write_table(["shortcut", *(x.replace("_", " ") for x in names)], means),
         NOTES,
     ]

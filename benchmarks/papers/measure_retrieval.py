@@ -37,16 +37,16 @@ KINDS = {
 }
 # Of a trial that is not repeated here, with the Dense layer alone trained.
 NOTE_ON_PARTS = (
-    "Contributions find fewer parts than raw activations. They keep of an "
-    "activation what the embedding uses, which tells species apart and need not "
-    "tell a wing from a breast; and a position that adds much to the embedding is "
-    "the strongest partner of many others. In a trial with the Dense layer alone "
-    "trained, shares ranked after taking off the mean of their row and column, "
-    "which removes such positions, found 0.100 within 0.1 on species 1 to 10 "
-    "(shares 0.084, mutual strength 0.095, raw activations 0.103) and 0.099 on 11 "
-    "to 20 (0.088, 0.108, 0.117). Chosen on the first ten, it does not beat raw "
-    "activations on either, and values without their means are no shares of the "
-    "cosine: `correspondences` ranks by the share."
+    "Contributions find fewer parts than raw activations. There are two reasons. Of "
+    "an activation they keep only what the embedding uses; that separates species, "
+    "and need not separate a wing from a breast. And a position that adds much to the "
+    "embedding is the strongest partner of many others. We tried to remove the second "
+    "effect by subtracting the mean of each row and column of the matrix, in a trial "
+    "in which only the Dense layer was trained. Within 0.1 this found 0.100 of the "
+    "parts on the species 1 to 10 (without subtraction 0.084, raw activations 0.103) "
+    "and 0.099 on 11 to 20 (0.088 and 0.117). It is not better than raw activations "
+    "on either half, and without the means the values are no longer shares of the "
+    "cosine. So `correspondences` ranks by the share itself."
 )
 LAST, FINER = "out_relu", "block_13_expand_relu"
 
@@ -190,30 +190,40 @@ def main() -> None:
         "Made by `python -m benchmarks.papers.measure_retrieval "
         f"--data {options.data.name} --weights {options.weights.name} "
         f"--other-weights {options.other_weights.name} --out docs/retrieval.md` "
-        "(with the paths of these files); not typed. "
-        f"MobileNetV2 of birds ({options.weights.name}) with a Dense embedding, "
-        f"{EPOCHS} epochs on the first half of the species of {options.data.name}; "
-        f"figures on the second half. Recall@1 there: {recall:.3f}.",
+        "(with the paths of these files); not typed by hand. The network is a "
+        f"MobileNetV2 with weights trained on birds ({options.weights.name}) and a "
+        f"Dense embedding, trained for {EPOCHS} epochs on the first half of the "
+        f"species of {options.data.name}. All figures are of the second half. "
+        f"Recall@1 there: {recall:.3f}.",
         "## Do contributions sum to the embedding?",
-        "Heads of random weights, the largest of 8 images. Relative error of the sum: "
-        "its length by that of the embedding, and the largest number by the largest "
-        "of the embeddings.",
+        "A *contribution* is what one position of the explained layer adds to the "
+        "embedding (`keras_embcam.contributions`). The contributions of all positions "
+        "should sum to the embedding. "
+        "For several heads (the layers behind the explained one) with random weights. "
+        "The *error* is the length of the difference between the sum and the "
+        "embedding, divided by the length of the embedding. *Largest* is the largest "
+        "number of the difference, divided by the largest number of the embeddings. "
+        "Both are the highest of 8 images. Heads that are not linear are computed in "
+        "steps.",
         table(["head", "steps asked", "used", "error", "largest"], errors),
-        "Pairs: the largest distance from the cosine of the sum of the map of the "
-        "first image, of the second, and of the matrix of positions.",
+        "For pairs of images, the largest difference between the cosine and the sum "
+        "of: the map of the first image, the map of the second, the matrix of pairs of "
+        "positions.",
         table(["head", "first", "second", "matrix"], sums),
         "## Do correspondences find parts?",
-        "Pairs of one species, part points visible in both: share of parts found "
-        "within 0.1 and 0.2 of the larger side of the box. The head behind the finer "
-        "layer is not linear; one step of its integral, which is not complete, on "
-        "fewer pairs.",
+        "Pairs of images of one species, and the parts (beak, wing and so on) that are "
+        "visible in both. For the position of a part in one image, its strongest "
+        "partner in the other image is taken. The table holds the share of parts that "
+        "are found within 0.1 and within 0.2 of the larger side of the box. At the "
+        "finer layer (14x14) the head is not linear; there one step was used, so the "
+        "sums are not complete, and fewer pairs.",
         table(["position of the other image", "0.1", "0.2", "parts"], parts),
         NOTE_ON_PARTS,
         "## Does the pair map show the evidence?",
-        f"Cosine of {NUM_DELETED} pairs of one species after the hottest 5, 10, 20, 30 "
-        "and 50 % of the pixels were blurred (deletion: lower is better), or all "
-        "others (insertion: higher is better), on average; in the first image alone, "
-        "or in both by their own maps.",
+        f"Mean cosine of {NUM_DELETED} pairs of one species after the hottest 5, 10, "
+        "20, 30 and 50 % of the pixels were blurred (deletion: lower is better), or "
+        "all others (insertion: higher is better). Blurred is the first image alone, "
+        "or both, each by its own map.",
         table(
             [
                 "map",
@@ -227,9 +237,10 @@ def main() -> None:
         f"Deletion in both lowers the cosine by {gains.mean():.3f} more with the pair "
         f"map than with plain maps (95 % interval {low:.3f} to {high:.3f}).",
         "## Does a pair map tell right from wrong?",
-        f"Pooled features of {options.other_weights.name}. {note} Area under the curve "
-        "for right against wrong first matches, 95 % interval: of all queries, and of "
-        "wrong matches and as many right ones of equal similarity.",
+        f"Pooled features of {options.other_weights.name}. {note} The table holds the "
+        "area under the ROC curve for telling right from wrong first matches, with its "
+        "95 % interval: for all queries, and for the wrong matches and as many right "
+        "ones of equal similarity.",
         table(["figure", "all", "at equal similarity"], judged),
     ]
     options.out.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
