@@ -10,12 +10,13 @@ CHEN = (
     "WACV 2020, arXiv 2001.06538"
 )
 SETTING = (
-    "The papers: CUB-200-2011, classes 1-100 to train on and 101-200 to report on, "
-    "ResNet-50 with 7 x 7 x 2048 activations and an embedding of width 128. Their "
-    "deviations: over eight trainings (Bachhawat), over images (Chen et al.). Neither "
-    "says how images were cropped for the ratio; their uniform maps of 0.52 and 0.54 "
-    "point to a centre crop. Bachhawat gives one localisation accuracy for each proxy, "
-    "whatever the channels; it stands beside all channels."
+    "The papers trained on the classes 1-100 of CUB-200-2011 and report on 101-200, "
+    "with a ResNet-50, 7 x 7 x 2048 activations and an embedding of width 128. Their "
+    "deviations are over eight trainings (Bachhawat) and over images (Chen et al.). "
+    "Neither says how images were cropped for the ratio; 0.52 and 0.54 for evenly "
+    "spread heat suggest a crop of the centre. Bachhawat gives one localisation "
+    "accuracy for each proxy, whatever the channels; here it stands in the rows of all "
+    "channels."
 )
 
 

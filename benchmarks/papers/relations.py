@@ -22,10 +22,10 @@ BOXES_FOUND = "localization_accuracy_0.2"
 FAR = 0.05
 CLOSE = 0.02
 RULES = (
-    f'"Far above" is by {FAR} or more, "slightly below" is lower by less than {FAR}, '
-    f'"close" and "stable" are within {CLOSE}; other comparisons take any difference, '
-    "however small: none is tested for significance. Triplets here are those of the "
-    "loss itself (+L), as in the papers."
+    f'"Far above" means by {FAR} or more, "slightly below" lower by less than {FAR}, '
+    f'"close" and "stable" within {CLOSE}. The other comparisons count any difference, '
+    "however small. None is tested for significance. Triplets are those of the loss "
+    "itself (+L), as in the papers."
 )
 
 

@@ -95,12 +95,13 @@ def to_markdown(content: Mapping[str, Any], relations: Sequence[Relation]) -> st
     parts = [
         "# CUB: the papers' tables beside our figures",
         "\n".join(f"- {key}: {_text(x)}" for key, x in settings),
-        f'"{NONE_PUBLISHED}": no figure is published. +L differentiates the triplet '
-        "loss itself, as in the paper; -L what makes the image like its class. Ratio: "
-        "the share of the heat inside the box; uniform: "
-        f"{uniform:.3f} here. Ratios are means over the maps that are not empty, whose "
-        "share is in its own column. n/a: what this data does not have, or what was "
-        "not measured.",
+        f'"{NONE_PUBLISHED}" means that no figure is published, and "n/a" that this '
+        "data does not have it or that it was not measured. +L: the triplet loss "
+        "itself is differentiated, as in the paper; -L: its negative, which shows what "
+        "makes the image like its class. Ratio: the share of the heat inside the box; "
+        "evenly "
+        f"spread heat has {uniform:.3f} here. Ratios are means over the maps that are "
+        "not empty. The share of empty maps has its own column.",
         published.SETTING,
     ]
     for title, rows_of_table in list_tables(content["central_box_share"]).items():
