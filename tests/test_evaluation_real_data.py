@@ -1,4 +1,4 @@
-"""The harness on 24 photographs and real weights: folder of KERAS_EMBCAM_TEST_DATA.
+"""The harness on a few photographs and real weights: KERAS_EMBCAM_TEST_DATA.
 
 CUB-200-2011 (Wah et al. 2011) and MobileNetV2; nothing of it is part of the project.
 """
@@ -13,7 +13,7 @@ from keras_embcam.evaluation import evaluate
 from keras_embcam.metrics import heatmap_ratio_in_boxes, localization_accuracy
 from keras_embcam.proxies import class_mean
 
-NUM_PHOTOS = 24
+NUM_PHOTOS = 12
 
 pytestmark = needs_birds
 
@@ -22,7 +22,7 @@ def scale(images: np.ndarray) -> np.ndarray:
     return images / 127.5 - 1
 
 
-def test_twenty_four_birds() -> None:
+def test_a_dozen_birds() -> None:
     """Figures are those of explain and the metrics; on birds the heat is on them."""
     network = make_bird_network()
     birds = cub200(BIRDS, split="second_half", image_size=224)
@@ -33,7 +33,7 @@ def test_twenty_four_birds() -> None:
         birds,
         names,
         preprocessing_function=scale,
-        batch_size=16,
+        batch_size=8,
         num_timings=0,
         framing="full frame",
     )

@@ -119,7 +119,7 @@ def test_heat_follows_the_proxy(birds, explained) -> None:
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_shows_the_same(birds, policy) -> None:
     """At the last convolution, single point and proxies of any length."""
-    photos, width = birds[0][:6], 32
+    photos, width = birds[0][:3], 32
     full = make_network(embedding_width=width)
     keras.config.set_dtype_policy(policy)
     try:

@@ -13,7 +13,7 @@ from keras_embcam.proxies.triplet_draws import TripletDraws
 from keras_embcam.running.image_files import read_image
 from keras_embcam.transfer import GradWeightDatabase
 
-SIZE, NUM_CLASSES, NUM_IMAGES = 224, 4, 6
+SIZE, NUM_CLASSES, NUM_IMAGES = 224, 4, 4
 
 pytestmark = needs_birds
 
@@ -25,7 +25,7 @@ def network() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def birds() -> tuple[np.ndarray, np.ndarray]:
-    """Return photographs in [-1, 1] and labels: twelve of each class, six by six."""
+    """Return photographs in [-1, 1] and labels: eight of each class, four by four."""
     paths = np.loadtxt(BIRDS / "images.txt", dtype=str)[:, 1]
     labels = np.loadtxt(BIRDS / "image_class_labels.txt", dtype=int)[:, 1]
     first = [
