@@ -354,3 +354,37 @@ def test_the_search_is_that_of_the_transfer(model, monkeypatch):
         gallery_labels=numbers, resize=False,
     )  # fmt: skip
     assert sizes == [(20, 100_000)]
+
+
+class Shuffling(keras.utils.PyDataset):
+    """Another order at each reading."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        if index == 0:
+            self.order = np.random.permutation(20)
+        return IMAGES[self.order[10 * index : 10 * index + 10]]
+
+
+def test_a_data_set_in_another_order_each_time_is_refused(model, monkeypatch):
+    monkeypatch.setattr(embedded, "MAX_KEPT_BYTES", 0)  # but for the first batch
+    np.random.seed(0)
+    images = tf.data.Dataset.from_tensor_slices(IMAGES)
+    shuffled = images.shuffle(20, seed=1).batch(6)
+    words = "must come in the same order each time.*shuffling"
+    for queries, gallery in (
+        (shuffled, None),
+        (Shuffling(), None),
+        (shuffled, IMAGES),
+        (IMAGES[:3], shuffled),
+    ):
+        with pytest.raises(ValueError, match=words):
+            explain_neighbors(model, queries, gallery, k=2)
+    fixed = images.shuffle(20, seed=1, reshuffle_each_iteration=False).batch(6)
+    found = explain_neighbors(model, fixed, k=1)
+    sides = (found.query_images, found.match_images[:, 0])
+    a, b = (keras.utils.normalize(embed(model, x)) for x in sides)
+    shown = np.sum(a * b, axis=1)
+    np.testing.assert_allclose(shown, found.similarities[:, 0], atol=1e-5)

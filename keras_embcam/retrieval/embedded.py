@@ -65,12 +65,14 @@ def embed_source(
         reader: of contributions, to keep those that cost little more than the
             embeddings, up to `MAX_KEPT_BYTES`: the network need not run on these
             images again. None to keep none.
-        digest: False to leave the pixels alone: nothing is compared with them.
+        digest: False to leave the pixels alone: nothing is compared with them. Those
+            of a data set are, where it is read again.
 
     Raises:
         ValueError: for images that do not fit, or embeddings that are not finite.
     """
     bar = keras.utils.Progbar(source.num_images, verbose=verbose, unit_name="image")
+    digest = digest or source.is_data_set
     embeddings, labels, digests, rows = [], [], [], []
     kept: list[Contributions] = []
     room = MAX_KEPT_BYTES
@@ -87,8 +89,8 @@ def embed_source(
         embeddings.append(found)
         if batch.labels is not None:
             labels.append(batch.labels)
-        for image in np.asarray(find_images(batch.inputs)) if digest else ():
-            digests.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
+        if digest:
+            digests += digest_images(batch.inputs)
         rows.append(batch.start + np.arange(len(found)))
         bar.add(len(found))
     all_embeddings = np.concatenate(embeddings)
@@ -101,6 +103,14 @@ def embed_source(
         source.num_images or len(all_embeddings),
         join(kept) if kept else None,
     )
+
+
+def digest_images(inputs: Any) -> list[bytes]:
+    """Return a digest of the pixels of each image among the inputs of a model."""
+    return [
+        hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        for image in np.asarray(find_images(inputs))
+    ]
 
 
 def check_labels_fit(

@@ -64,7 +64,8 @@ def explain_neighbors(
 
     Args:
         model: any Keras model, see `EmbeddingCAM`.
-        queries: see `explain_batches`.
+        queries: see `explain_batches`. A data set is read more than once and must give
+            the same order each time.
         gallery: what is searched, likewise; None for the queries themselves.
         k: how many neighbors, >= 1.
         labels: (n,) integers or strings; by default those of a data set.
@@ -91,7 +92,8 @@ def explain_neighbors(
     Raises:
         ValueError: for images, layers, labels or embeddings that do not fit, an empty
             gallery, a k larger than it, matches of several sizes, embeddings that are
-            not finite, or `only_errors` where there are no labels or no errors.
+            not finite, data sets that come in another order each time, or
+            `only_errors` where there are no labels or no errors.
         TypeError: for images of an unknown kind, or what is no Keras model.
         ImportError: where faiss is asked for and missing.
 
@@ -153,7 +155,7 @@ def explain_neighbors(
         is_wrong = ~ranking.is_right[:, 0] & (ranking.best_right >= 0)
     rows = asked.rows[chosen]
     of_queries = PickedContributions(
-        reader, queries, open_images, asked.kept, rows, rows[:0]
+        reader, queries, open_images, asked, rows, rows[:0]
     )
     of_gallery = None
     if gallery is not None:
@@ -161,7 +163,7 @@ def explain_neighbors(
             reader,
             gallery,
             open_images,
-            searched.kept,
+            searched,
             searched.rows[np.unique(ranking.indices)],
             searched.rows[ranking.best_right[is_wrong]],
         )

@@ -15,6 +15,7 @@ from keras_embcam.retrieval.contribution_reader import (
     Contributions,
     check_sizes,
 )
+from keras_embcam.retrieval.embedded import Embedded, digest_images
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.image_files import list_files
 
@@ -29,17 +30,25 @@ class PickedImages:
         images: see `ImageSource`.
         open_images: makes an `ImageSource` of images.
         rows: all numbers that will be asked for.
+        found: what is known of the images from an earlier run over them.
+
+    Raises:
+        ValueError: for a data set whose images are others than in the earlier run.
     """
 
     def __init__(
-        self, images: Any, open_images: Callable[[Any], ImageSource], rows: np.ndarray
+        self,
+        images: Any,
+        open_images: Callable[[Any], ImageSource],
+        rows: np.ndarray,
+        found: Embedded,
     ) -> None:
         if isinstance(images, str | Path):
             images = list_files(Path(images))
         self._images, self._open = images, open_images
         self._kept: dict[int, Any] | None = None
         if isinstance(images, tf.data.Dataset | keras.utils.PyDataset):
-            self._kept = _read_rows(open_images(images), rows)
+            self._kept = _read_rows(open_images(images), rows, found.digests)
 
     def pick(self, rows: np.ndarray) -> ImageSource:
         """Return the images of these rows, in their order.
@@ -70,7 +79,7 @@ class PickedContributions:
         reader: of contributions.
         images: see `ImageSource`.
         open_images: makes an `ImageSource` of images.
-        kept: contributions that are known already; None for none.
+        found: what is known of the images from an earlier run over them.
         rows: the numbers of all images whose contributions will be asked for.
         image_rows: of those that will be asked for themselves.
     """
@@ -80,15 +89,15 @@ class PickedContributions:
         reader: ContributionReader,
         images: Any,
         open_images: Callable[[Any], ImageSource],
-        kept: Contributions | None,
+        found: Embedded,
         rows: np.ndarray,
         image_rows: np.ndarray,
     ) -> None:
-        self._reader, self._kept = reader, kept
-        if kept is not None:
-            rows = np.setdiff1d(rows, kept.rows)
+        self._reader, self._kept = reader, found.kept
+        if found.kept is not None:
+            rows = np.setdiff1d(rows, found.kept.rows)
         self._images = PickedImages(
-            images, open_images, np.concatenate([rows, image_rows])
+            images, open_images, np.concatenate([rows, image_rows]), found
         )
 
     def read(self, rows: np.ndarray) -> list[Contributions]:
@@ -114,18 +123,27 @@ class PickedContributions:
         return self._images.read(rows)
 
 
-def _read_rows(source: ImageSource, rows: np.ndarray) -> dict[int, Any]:
-    if not len(rows):
-        return {}
+def _read_rows(
+    source: ImageSource, rows: np.ndarray, digests: list[bytes] | None
+) -> dict[int, Any]:
     wanted, start = {int(row) for row in rows}, 0
     kept: dict[int, Any] = {}
-    for batch in source:
-        num_images = len(tree.flatten(batch.images)[0])
-        for row in wanted.intersection(range(start, start + num_images)):
-            kept[row] = _take_one(batch.images, row - start)
-        start += num_images
+    for batch in source if wanted else ():
+        found = digest_images(batch.inputs)
+        for row in wanted.intersection(range(start, start + len(found))):
+            # Of embeddings that were given, nobody knows the pixels.
+            if digests is None or digests[row : row + 1] == [found[row - start]]:
+                kept[row] = _take_one(batch.images, row - start)
+        start += len(found)
         if len(kept) == len(wanted):
             break
+    if len(kept) < len(wanted):
+        raise ValueError(
+            "A data set must come in the same order each time, for the images to show "
+            "are read once more. The images "
+            f"{sorted(wanted.difference(kept))[:10]} differ from those of the first "
+            "time: leave out shuffling, or pass `reshuffle_each_iteration=False`."
+        )
     return kept
 
 

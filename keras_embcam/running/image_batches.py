@@ -79,6 +79,7 @@ class ImageSource:
     Attributes:
         num_images: how many there are (with those that cannot be read), None where
             that is not known.
+        is_data_set: whether they may be others each time they are read.
 
     Raises:
         ValueError: for no images at all, or a wrong rank, size or number of channels.
@@ -103,6 +104,7 @@ class ImageSource:
         self._strict = strict
         self._image_size = check_image_size(image_size)
         self.num_images: int | None = None
+        self.is_data_set = isinstance(images, tf.data.Dataset | keras.utils.PyDataset)
         self._batches = self._open()
         if image_size is not None and self._batches != self._read_pictures:
             raise ValueError(
