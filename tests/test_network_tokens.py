@@ -626,6 +626,63 @@ def test_tokens_in_another_order_are_refused(order: list[int]) -> None:
     assert ModelView(model, token_grid=(8, 2)).map_size == (8, 2)
 
 
+def snake(x: Any) -> Any:
+    """Turn every second row round."""
+    turned = ops.flip(x[:, 1::2], 2)
+    return ops.reshape(ops.stack([x[:, ::2], turned], 2), (-1, *x.shape[1:]))
+
+
+def windows_of_2(x: Any) -> Any:
+    """Put 2 x 2 patches after each other."""
+    _, rows, columns, width = x.shape
+    x = ops.reshape(x, (-1, rows // 2, 2, columns // 2, 2, width))
+    return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, rows, columns, width))
+
+
+REORDERED: dict[str, tuple[Callable, tuple[int, int]]] = {
+    "columns": (lambda x: ops.transpose(x, (0, 2, 1, 3)), (8, 8)),
+    "flipped": (lambda x: ops.flip(x, 2), (4, 8)),
+    "by 90 degrees": (lambda x: ops.flip(ops.transpose(x, (0, 2, 1, 3)), 2), (8, 8)),
+    "rolled": (lambda x: ops.roll(x, (2, 4), (1, 2)), (4, 8)),
+    "snake": (snake, (8, 8)),
+    "windows": (windows_of_2, (8, 8)),
+}
+
+
+@pytest.mark.parametrize("order", REORDERED)
+def test_no_map_is_of_patches_in_another_order(order: str) -> None:
+    """The convolution in front of them is, which is in order."""
+    reorder, grid = REORDERED[order]
+
+    def embed(x: Any) -> Any:
+        return layers.Reshape((-1, WIDTH))(reorder(by_convolution(x)))
+
+    model = transformer(embed, block=None, grid=grid, final_norm=False)
+    view = ModelView(model)
+    assert (view.conv_layer, view.map_size) == ("patches", grid)
+    with pytest.raises(ValueError, match="do not stand for parts of the image row by"):
+        ModelView(model, model.layers[-3].name)
+    turned = next(x.name for x in model.operations if x.output is embedded_input(model))
+    with pytest.raises(ValueError, match="is no map of the image|row by row"):
+        ModelView(model, turned)
+
+
+def embedded_input(model: keras.Model) -> Any:
+    """Return what the tokens of a transformer are reshaped from."""
+    return next(x for x in model.layers if isinstance(x, layers.Reshape)).input
+
+
+def test_large_images_confirm_their_patches_in_a_graph() -> None:
+    assert ModelView(transformer(block=None, grid=(17, 17))).map_size == (17, 17)
+    model = transformer(
+        lambda x: layers.Reshape((-1, WIDTH))(windows_of_2(by_convolution(x))),
+        block=None,
+        grid=(18, 18),
+        final_norm=False,
+    )
+    assert ModelView(model).conv_layer == "patches"
+
+
 def test_a_grid_and_prefix_that_are_said() -> None:
     model = transformer(before=1, pool=first)
     view = ModelView(model, token_grid=(2, 8))

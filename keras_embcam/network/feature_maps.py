@@ -145,6 +145,8 @@ class FeatureMaps:
                 path = self._trial.path(call.operation)
                 _refuse_hidden_convolution(self._trial, path)
             # One ReLU may serve many places; with weights it is a siamese network.
+            elif self._is_turned(call):
+                continue
             elif self._is_called_once(call) or _weights(call.operation):
                 yield FeatureMap(
                     self._trial.find_operation(call.operation, "conv_layer", *_RANKS)
@@ -198,6 +200,13 @@ class FeatureMaps:
         moved = locality.moved(call.operation)
         return min(moved.shape[2:]) > 1 and agreement(moved) >= MIN_AGREEMENT
 
+    def _is_turned(self, call: Call) -> bool:
+        """Tell whether a map in front of tokens is known to show other places."""
+        locality = self._locality
+        if locality is None or not locality.knows(call.operation):
+            return False
+        return agreement(locality.moved(call.operation)) < MIN_AGREEMENT
+
     def _is_called_once(self, call: Call) -> bool:
         return self._trial.num_calls(call.operation) == 1
 
@@ -224,7 +233,8 @@ class FeatureMaps:
             if layout is None:
                 raise ValueError(self.unknown_grid(path))
             return FeatureMap(operation, layout)
-        if self._is_behind_tokens(call) and not self._is_map(call):
+        is_behind = self._is_behind_tokens(call)
+        if not self._is_map(call) if is_behind else self._is_turned(call):
             raise ValueError(
                 f"The output of {path!r} is {(None, *(call.shape or ())[1:])}, but it "
                 "is no map of the image: changing a part of the image does not move "

@@ -1,11 +1,14 @@
 """Change parts of the images, and see which positions of each layer change."""
 
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_embcam.network.front import Stop
 from keras_embcam.network.hooks import leave_unchanged, observe
 from keras_embcam.network.noise_images import NUM_PROBES, find_images
 from keras_embcam.network.noise_runs import current_graph, is_in_graph, run_on_noise
@@ -20,7 +23,7 @@ _ROUNDING = 1e-6  # of the largest change
 
 
 class Locality:
-    """One more run of a tried model, on noise of which a quarter is changed.
+    """More runs of a tried model, on noise of which a part is changed.
 
     Args:
         model: a built Keras model.
@@ -31,16 +34,35 @@ class Locality:
     """
 
     def __init__(self, model: keras.Model, trial: TrialRun) -> None:
+        self._model, self._probe = model, trial.probe
         images = find_images(trial.probe)
         self.image_size: tuple[int, int] = tuple(images.shape[1:3])
         operations = {id(call.operation): call.operation for call in trial.calls}
+        quarters = np.arange(NUM_QUARTERS)
+        self._moved = self._run(operations.values(), _turn, quarters)
+
+    def _run(
+        self,
+        operations: Iterable[Any],
+        change: Callable,
+        parts: np.ndarray,
+        last: Any = None,
+    ) -> dict[int, np.ndarray]:
+        """Return how far each position moves, (images, parts, *positions).
+
+        Args:
+            operations: to look at.
+            change: ``(images, parts) -> images``, changes a part of each image.
+            parts: which parts to change of each image, one after the other.
+            last: the operation where the model may stop; None to run all of it.
+        """
         seen: dict[int, int] = {}
 
-        def move(images: Any, quarters: Any) -> list[Any]:
+        def move(images: Any, parts: Any) -> list[Any]:
             pixels = find_images(images)
             pairs = tree.map_structure(
                 lambda x: ops.concatenate(
-                    [x, _turn(x, quarters) if x is pixels else x], axis=0
+                    [x, change(x, parts) if x is pixels else x], axis=0
                 ),
                 images,
             )
@@ -58,24 +80,54 @@ class Locality:
                 # Of several calls the last one stays; such layers are not explained
                 # anyway.
                 seen[id(operation)] = len(moves)
-                change = outputs[num_pairs:] - outputs[:num_pairs]
-                moves.append(ops.norm(change, axis=-1))
+                moves.append(
+                    ops.norm(outputs[num_pairs:] - outputs[:num_pairs], axis=-1)
+                )
+                if operation is last:
+                    raise Stop
 
             graph = current_graph()
-            with observe(operations.values(), see), leave_unchanged(model):
-                model(pairs, training=False)
+            with suppress(Stop), observe(operations, see), leave_unchanged(self._model):
+                self._model(pairs, training=False)
             return moves
 
-        rows = np.repeat(np.arange(NUM_PROBES), NUM_QUARTERS)
-        probe = tree.map_structure(lambda x: ops.take(x, rows, axis=0), trial.probe)
-        quarters = np.tile(np.arange(NUM_QUARTERS), NUM_PROBES)
-        moved = [ops.convert_to_numpy(x) for x in run_on_noise(move, probe, quarters)]
+        rows = np.repeat(np.arange(NUM_PROBES), len(parts))
+        probe = tree.map_structure(lambda x: ops.take(x, rows, axis=0), self._probe)
+        chosen = np.tile(parts, (NUM_PROBES, *[1] * (parts.ndim - 1)))
+        moved = [ops.convert_to_numpy(x) for x in run_on_noise(move, probe, chosen)]
         # In a graph windows have an unknown number of rows too.
-        self._moved = {
-            key: moved[i].reshape(NUM_PROBES, NUM_QUARTERS, *moved[i].shape[1:])
+        return {
+            key: moved[i].reshape(NUM_PROBES, len(parts), *moved[i].shape[1:])
             for key, i in seen.items()
             if len(moved[i]) == len(rows)
         }
+
+    def confirms(self, operation: Any, grid: tuple[int, int], tokens: slice) -> bool:
+        """Tell whether tokens are the patches of a grid row by row.
+
+        Changes one patch at a time, at places that tell other orders apart: that patch
+        must move most, or one beside it where several patches see it.
+
+        Args:
+            operation: that makes the tokens, the earlier the better.
+            grid: (h, w).
+            tokens: that are the patches.
+        """
+        places = _choose_places(*grid)
+        sizes = np.array(self.image_size)
+        corners = [places * sizes // grid, (places + 1) * sizes // grid]
+        boxes = np.concatenate(corners, axis=1)
+        moved = self._run([operation], _swap, boxes, operation).get(id(operation))
+        if moved is None:
+            return False
+        moved = moved[:, :, tokens]
+        for image in moved[np.isfinite(moved).all(axis=(1, 2))]:
+            own = np.ravel_multi_index(places.T, grid)
+            moves = image[np.arange(len(places)), own] > 0
+            found = np.stack(np.unravel_index(image.argmax(axis=1), grid), axis=1)
+            if moves.all() and np.abs(found - places).max() <= 1:
+                return True
+        return False
 
     def knows(self, operation: Any) -> bool:
         """Tell whether the output of an operation was seen."""
@@ -148,3 +200,34 @@ def _turn(images: Any, quarters: Any) -> Any:
     columns = (np.arange(images.shape[2]) >= column)[None]
     is_here = (2 * rows + columns)[None] == ops.reshape(quarters, (-1, 1, 1))
     return ops.where(is_here[..., None], turned, images)
+
+
+def _choose_places(height: int, width: int) -> np.ndarray:
+    """Return places (n, 2) of a grid: its corners, beside them, and within.
+
+    Example:
+
+    >>> _choose_places(2, 1).tolist()
+    [[0, 0], [1, 0]]
+    """
+    down, right = height - 1, width - 1
+    places = [(0, 0), (0, right), (down, 0), (down, right)]
+    places += [(min(1, down), 0), (0, min(2, right)), (height // 2, right)]
+    places += [(height // 3, 2 * width // 3), (2 * height // 3, width // 3)]
+    return np.array(sorted(set(places)))
+
+
+def _swap(images: Any, boxes: Any) -> Any:
+    """Return images with a box of each filled from the opposite part of the image.
+
+    Args:
+        images: (n, H, W, c).
+        boxes: (n, 4) integers, top, left, bottom and right.
+    """
+    top, left, bottom, right = (
+        ops.reshape(boxes[:, i], (-1, 1, 1)) for i in range(boxes.shape[1])
+    )
+    rows = np.arange(images.shape[1])[None, :, None]
+    columns = np.arange(images.shape[2])[None, None]
+    is_here = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    return ops.where(is_here[..., None], ops.flip(images, (1, 2)), images)

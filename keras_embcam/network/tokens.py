@@ -154,8 +154,9 @@ class TokenFinder:
 
         Patches are the tokens that differ between images, in the first layer with as
         many tokens; other numbers are tried if these make no grid. A grid has the size
-        of an earlier map, or about the proportions of the image. In any case the
-        tokens of this layer must move where the image is changed.
+        of an earlier map, or about the proportions of the image. In any case single
+        patches must move that token of the first layer, and parts of the image those
+        of this one.
         """
         shape = self._trial.first_call(operation).shape or ()
         if len(shape) != 3:
@@ -212,7 +213,12 @@ class TokenFinder:
                     best = (score, layout)
             if (start, stop) == (before, behind) and best[1] is not None:
                 break  # found by the tokens that are the same for all images
-        return best[1]
+        found = best[1]
+        if found is None or not self._locality.confirms(
+            first, found.grid, found.patches
+        ):
+            return None
+        return found
 
     def _splits(
         self, num_tokens: int, before: int, behind: int
