@@ -113,6 +113,39 @@ def test_a_range_that_comes_later_is_told_of() -> None:
     assert told(model, photographs() / 255)
 
 
+def test_another_wrong_range_is_told_of_again() -> None:
+    """Who mends the first one wrongly must not take the silence for success."""
+    images = photographs()
+    model = network(layers.Rescaling(2.0, -1))
+    for wrong in (images, images - 124, images * 257):
+        (message,) = told(model, wrong)
+        assert f"from {wrong.min():.4g} to {wrong.max():.4g}" in message
+        assert not told(model, wrong)
+    model = network(layers.Rescaling(1 / 255))
+    assert told(model, images / 255) and told(model, images / 127.5 - 1)
+
+
+def test_images_that_were_preprocessed_twice() -> None:
+    images = photographs()
+    for once in (lambda x: x / 127.5 - 1, lambda x: x / 255):
+        model = network()
+        (message,) = told(model, once(once(images)))
+        assert "a preprocessing that is done twice. Preprocess them once" in message
+        assert not told(model, once(images))
+    assert not told(network(layers.Rescaling(255.0)), images / 255 / 255)
+    trained = network(norm=layers.BatchNormalization(momentum=0.01))
+    for _ in range(8):
+        trained(images / 255 / 255, training=True)
+    assert not told(trained, images / 255 / 255)
+
+
+def test_images_of_16_bits() -> None:
+    images = photographs() * 257
+    (message,) = told(network(layers.Rescaling(1 / 127.5, -1)), images)
+    assert "scales pixels by 0.007843 itself, to 5" in message
+    assert not told(network(layers.Rescaling(1 / 65535)), images)
+
+
 def test_embeddings_that_hardly_differ() -> None:
     """Of a network without batch normalisation whose biases fit values up to 255."""
     model = network()

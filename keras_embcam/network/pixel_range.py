@@ -20,6 +20,10 @@ from keras_embcam.network.vector_rows import is_probabilities
 # [0, 255]; between them nothing is known.
 LARGEST_FRACTION = 1.5
 SMALLEST_BYTE = 10.0
+LARGEST_BYTE = 1020.0  # 4 x 255: what is larger has more than 8 bits
+# Fractions within less than this of each other are hardly a picture: [0, 255] that was
+# scaled to [-1, 1] twice is within 0.0157, scaled to [0, 1] twice within 0.0039.
+MIN_CONTRAST = 0.02
 # By how much activations may be larger or smaller than in training. A wrong range makes
 # a factor of 127 or 255; unusual photographs and short trainings make less than 10.
 MAX_FACTOR = 30.0
@@ -37,14 +41,23 @@ _SIGNED = {
 }
 
 _lock = threading.Lock()
-# For each model the kinds of range that were checked, and "warned" after a warning.
-_checked: weakref.WeakKeyDictionary[keras.Model, set[str]] = weakref.WeakKeyDictionary()
+# For each model the kinds of range that were checked.
+_checked: weakref.WeakKeyDictionary[keras.Model, set[Any]] = weakref.WeakKeyDictionary()
+_HINTS = {
+    "fractions": "Pass them in [0, 255], without a preprocessing of their own",
+    "flat": "Preprocess them once",
+    "bytes": "Pass them as they were in the training, for example with "
+    "`preprocessing_function{}`",
+}
 
 
 def warn_of_pixel_range(
     model: keras.Model, front: Front, images: Any, embeddings: Any = None
 ) -> None:
-    """Warn once for a model where images cannot be in the range that it takes.
+    """Warn where images cannot be in the range that a model takes.
+
+    Once for a model and a kind of range: with fractions or bytes, more than 8 bits or
+    hardly any contrast, around zero or not.
 
     What is known, in this order: by how much the model scales pixels itself; the
     statistics that its first batch normalisation has learnt; the name of the network;
@@ -62,49 +75,42 @@ def warn_of_pixel_range(
         return
     low, high = (float(ops.convert_to_numpy(f(pixels))) for f in (ops.min, ops.max))
     largest = max(-low, high)
-    if largest <= LARGEST_FRACTION:
-        kind = "fractions"
-    elif largest >= SMALLEST_BYTE:
-        kind = "bytes"
-    else:
-        return  # standardised in some way
+    if high - low < 1e-3 or LARGEST_FRACTION < largest < SMALLEST_BYTE:
+        return  # not a picture, or standardised in some way
+    kind = "fractions" if largest <= LARGEST_FRACTION else "bytes"
+    is_odd = high - low < MIN_CONTRAST or largest > LARGEST_BYTE
     with _lock:
         known = _checked.setdefault(model, set())
-        if {kind, "warned"} & known:
+        key = kind, is_odd, low < -0.1 * largest
+        if key in known:
             return
-        known.add(kind)
-    if high - low < 1e-3:
-        return  # not a picture
-    reason = _find_reason(model, front, images, kind, low, embeddings)
+        known.add(key)
+    scale = abs(front.scale) if front.scale is not None else 1.0
+    reason = _find_odd_reason(model, scale, images, high - low, largest)
+    if reason is not None:
+        kind = "flat" if kind == "fractions" else kind
+    else:
+        reason = _find_reason(model, scale, images, kind, low, embeddings)
     if reason is None:
         return
-    with _lock:
-        known.add("warned")
     ranges = {"takes [0, 1]": "='0,1'", "takes [-1, 1]": "='-1,1'"}
     value = next((x for end, x in ranges.items() if reason.endswith(end)), "")
-    hint = (
-        "Pass them as they were in the training, for example with "
-        f"`preprocessing_function{value}`"
-        if kind == "bytes"
-        else "Pass them in [0, 255], without a preprocessing of their own"
-    )
     warnings.warn(
         f"The images hold values from {low:.4g} to {high:.4g}, and the model seems to "
-        f"take another range: {reason}. {hint}; maps of a wrong range look like maps "
-        "and are wrong.",
+        f"take another range: {reason}. {_HINTS[kind].format(value)}; maps of a wrong "
+        "range look like maps and are wrong.",
         stacklevel=2,
     )
 
 
 def _find_reason(
     model: keras.Model,
-    front: Front,
+    scale: float,
     images: Any,
     kind: str,
     low: float,
     embeddings: Any,
 ) -> str | None:
-    scale = abs(front.scale) if front.scale is not None else 1.0
     # What a layer makes of the right range is about one to ten wide.
     if kind == "fractions" and 0.5 <= 255 * scale <= 25:
         return f"it scales pixels by {scale:.4g} itself, so it takes [0, 255]"
@@ -127,6 +133,26 @@ def _find_reason(
                 return f"{name} of keras.applications takes [-1, 1]"
         return None
     return _compare_embeddings(model, few, low, embeddings)
+
+
+def _find_odd_reason(
+    model: keras.Model, scale: float, images: Any, contrast: float, largest: float
+) -> str | None:
+    """Say what is wrong with more than 8 bits, or with hardly any contrast."""
+    if contrast >= MIN_CONTRAST:
+        if scale >= 0.1 or largest <= LARGEST_BYTE or largest * scale < 10:
+            return None
+        return f"it scales pixels by {scale:.4g} itself, to {largest * scale:.3g}"
+    if scale < 0.1 or contrast * scale >= MIN_CONTRAST:
+        return None
+    few = tree.map_structure(lambda x: x[:NUM_IMAGES], images)
+    _, factor = _compare_with_training(model, few)
+    if factor is not None and factor > 1 / MAX_FACTOR:
+        return None  # it was trained on such images
+    return (
+        f"they are within {contrast:.2g} of each other, as after a preprocessing that "
+        "is done twice"
+    )
 
 
 def _compare_with_training(model: keras.Model, images: Any) -> tuple[Any, float | None]:
@@ -193,7 +219,7 @@ def _compare_embeddings(
     if is_probabilities(ops.convert_to_numpy(then)):
         return None
     spreads = [1 - _mean_cosine(ops.convert_to_numpy(x)) for x in (now, then)]
-    if not spreads[1] >= 10 * max(spreads[0], 1e-6):
+    if spreads[1] < max(10 * spreads[0], 1 - MAX_COSINE):
         return None
     return (
         "embeddings of different images hardly differ (mean cosine "
