@@ -229,9 +229,10 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             self._guard(self._write_update, "epoch_{}", step, scalars)
         elif self._update is None:
             self._guard(self._measure)  # no update yet: the logs need the numbers
-        if logs is not None and self._update is not None:
+        # Once the logging has ended no numbers: of NaN `EarlyStopping` makes an end.
+        if logs is not None and self._update is not None and not self._stopped:
             for name, value in self._update.values.items():
-                logs[f"val_{name}"] = float("nan") if self._stopped else value
+                logs[f"val_{name}"] = value
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Write the projector's files, if asked for, and close all files."""

@@ -126,6 +126,7 @@ def explain_batches(
             )
         if source.num_images != num_seen:  # unknown, or some could not be read
             bar.update(num_seen, finalize=True)
+        check.finish()
 
     return explanations()
 

@@ -387,6 +387,23 @@ def test_a_model_of_whole_numbers_gets_whole_numbers(network) -> None:
     assert any("the model takes integers" in note for note in report.notes)
 
 
+def test_a_preprocessing_has_a_name(network) -> None:
+    images = np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3))
+    examples = {"image": images, "bbox": np.float32([[0.1, 0.1, 0.6, 0.6]] * 2)}
+    tables = [
+        evaluate(
+            network,
+            examples,
+            ["single_point"],
+            preprocessing_function=function,
+            num_timings=0,
+        ).rows
+        for function in ("0,1", lambda x: x / 255)
+    ]
+    ratios = [table[0]["heatmap_ratio_bbox"] for table in tables]
+    assert ratios[0] == pytest.approx(ratios[1], abs=1e-6)
+
+
 def test_a_missing_scipy_is_noticed_before_any_work(network, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
 

@@ -222,3 +222,19 @@ def test_videos_are_refused_with_what_is_supported() -> None:
     )
     with pytest.raises(ValueError, match="videos and volumes, .* are not supported"):
         explain(video, np.zeros((2, 4, SIZE, SIZE, 3), "float32"))
+
+
+def test_a_data_set_without_end_is_refused(model) -> None:
+    dataset = tf.data.Dataset.from_tensor_slices(make_images()).repeat()
+    with pytest.raises(ValueError, match=r"`images` must end.*`dataset.take\(n\)`"):
+        explain(model, dataset)
+
+
+def test_maps_that_are_all_empty_are_told_of() -> None:
+    images = keras.Input((6, 6, 1))
+    maps = layers.Conv2D(1, 3, activation="relu", kernel_initializer="ones")(images)
+    means = layers.GlobalAveragePooling2D()(maps)
+    network = keras.Model(images, layers.Dense(1, kernel_initializer="ones")(means))
+    with pytest.warns(UserWarning, match="All heatmaps are empty.*`scores`"):
+        found = explain(network, np.ones((3, 6, 6, 1)), proxies=[-1.0], batch_size=2)
+    assert not found.any()

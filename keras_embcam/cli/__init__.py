@@ -93,11 +93,13 @@ def _name_flags(message: str, flags: dict[str, str]) -> str:
 
     >>> _name_flags("Pass `top_k=3`, or `images`.", {"top_k": "--top-k"})
     'Pass `--top-k 3`, or `images`.'
+    >>> _name_flags("`strict=True` makes that an error", {"strict": "--strict"})
+    '`--strict` makes that an error'
     """
     if "preprocessing" in flags:
         flags = {**flags, "preprocessing_function": flags["preprocessing"]}
     return re.sub(
-        r"`(\w+)(=?)",
+        r"`(\w+)(?:=True|(=?))",
         lambda x: f"`{flags[x[1]]}{' ' if x[2] else ''}" if x[1] in flags else x[0],
         message,
     )

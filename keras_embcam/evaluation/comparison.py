@@ -80,7 +80,7 @@ def evaluate(
             object of a layer, a list of several, or None for the last convolution.
         embedding_layer: name, path or object of the layer whose output is the raw
             embedding, or None to find it.
-        preprocessing_function: applied to the images of each batch, or None.
+        preprocessing_function: applied to each batch of images, its name, or None.
         batch_size: images at a time, >= 1.
         faithfulness_images: how many images to measure faithfulness on; 0 for none.
             Takes 42 runs of the model for each image and method, some 50 for each

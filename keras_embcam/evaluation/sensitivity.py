@@ -52,7 +52,7 @@ def sensitivity_to_channels(
         mask_ignored: the value of integer masks to leave out, None for none.
         conv_layer: of the methods that name none.
         embedding_layer: name, path or object of a layer, or None.
-        preprocessing_function: applied to the images of each batch, or None.
+        preprocessing_function: applied to each batch of images, its name, or None.
         batch_size: images at a time, >= 1.
         seed: of sampled triplets.
         strict: raise for an example that cannot be read, instead of leaving it out.

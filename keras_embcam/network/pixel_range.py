@@ -219,7 +219,7 @@ def _compare_embeddings(
     if is_probabilities(ops.convert_to_numpy(then)):
         return None
     spreads = [1 - _mean_cosine(ops.convert_to_numpy(x)) for x in (now, then)]
-    if spreads[1] < max(10 * spreads[0], 1 - MAX_COSINE):
+    if not spreads[1] >= max(10 * spreads[0], 1 - MAX_COSINE):
         return None
     return (
         "embeddings of different images hardly differ (mean cosine "

@@ -122,7 +122,9 @@ class TrialRun:
                 "model (a siamese network?), so it has no single output. Pass the "
                 "branch model that makes one embedding of one image instead: "
                 "`model.get_layer(NAME)`, or `keras.Model(model.inputs[0], "
-                "model.get_layer(NAME).output)` where NAME is no model itself."
+                "model.get_layer(NAME).output)` where NAME is no model itself. Of a "
+                "layer that is shared inside one branch, pass as `conv_layer` one in "
+                "front that is called once."
             )
         compiled = [outer for outer in enclosing_paths(path) if outer in self.compiled]
         if num_calls == 0 and compiled:

@@ -1,4 +1,4 @@
-"""Say where embeddings or maps are not finite, since such maps mean nothing."""
+"""Say where maps mean nothing: those that are not finite, or all of them empty."""
 
 import warnings
 
@@ -13,6 +13,7 @@ class FiniteCheck:
     def __init__(self) -> None:
         self._has_warned = False
         self._has_seen_finite = False
+        self._has_heat = False
 
     def update(
         self, embeddings: np.ndarray, heatmaps: np.ndarray, first: int = 0
@@ -27,6 +28,7 @@ class FiniteCheck:
         Raises:
             ValueError: where no image so far has a finite embedding and map.
         """
+        self._has_heat = self._has_heat or bool(heatmaps.any())
         # What is not finite in a map is in all of it, once it is divided by its
         # maximum. Sums of rows would take as long as the maps of small images.
         corners = heatmaps[..., 0, 0].reshape(len(embeddings), -1)
@@ -45,3 +47,15 @@ class FiniteCheck:
         if not self._has_seen_finite:
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)
+
+    def finish(self) -> None:
+        """Warn where no map of all batches had any heat."""
+        if self._has_heat:
+            return
+        warnings.warn(
+            "All heatmaps are empty: at the explained layer nothing speaks for the "
+            "proxies. Look at `scores` (`details=True`): where they are negative, the "
+            "negated proxies show what speaks against them; else try another "
+            "`conv_layer`.",
+            stacklevel=3,
+        )

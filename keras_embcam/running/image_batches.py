@@ -18,6 +18,7 @@ from keras_embcam.network.inputs import (
     fit_images,
     name_inputs,
 )
+from keras_embcam.running.data_set_elements import check_finite
 from keras_embcam.running.image_files import (
     check_image_size,
     list_files,
@@ -132,6 +133,7 @@ class ImageSource:
     def _open(self) -> Any:
         images = self._images
         if isinstance(images, tf.data.Dataset):
+            check_finite(images, "images")
             self._images = self._batched(images)
             return self._read_dataset
         if isinstance(images, keras.utils.PyDataset):

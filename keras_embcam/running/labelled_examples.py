@@ -21,6 +21,7 @@ from keras_embcam.running.example_values import (
     pad_boxes,
     read_labels,
 )
+from keras_embcam.running.preprocessing import get_preprocessing
 from keras_embcam.whole_numbers import check_integer
 
 Examples = dict[str, np.ndarray]
@@ -54,7 +55,7 @@ class ExampleStream:
         model: whose inputs the examples must fit: they are checked and cast. None to
             take them as they are; see `look_at`.
         batch_size: for what is not batched.
-        preprocessing_function: applied to the images of each batch, or None.
+        preprocessing_function: applied to each batch of images, its name, or None.
         strict: raise for an example that cannot be read, instead of leaving it out.
         name: of the argument, for messages.
 
@@ -84,14 +85,14 @@ class ExampleStream:
         examples: Any,
         model: keras.Model | None = None,
         batch_size: int = 32,
-        preprocessing_function: Callable | None = None,
+        preprocessing_function: str | Callable | None = None,
         strict: bool = False,
         *,
         name: str = "examples",
     ) -> None:
         check_integer("batch_size", batch_size, 1)
         self._batch_size = batch_size
-        self._preprocess = preprocessing_function
+        self._preprocess = get_preprocessing(preprocessing_function)
         self._strict = strict
         self._name = name
         self._labels = LabelNumbers()
