@@ -47,14 +47,12 @@ def encode_thumbnails(images: Any) -> list[bytes]:
 
     Args:
         images: (n, H, W, c) of any range that `to_uint8` knows, judged on the whole
-            batch. Other than 1 or 3 channels are averaged to grey.
+            batch.
 
     Returns:
         PNG files up to 64 pixels a side, else JPEG files up to 160 pixels a side.
     """
     images = np.nan_to_num(np.asarray(images))
-    if images.shape[-1] not in (1, 3):
-        images = images.mean(-1, keepdims=True)
     return [_encode(picture) for picture in to_uint8(images)]
 
 

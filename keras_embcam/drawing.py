@@ -28,11 +28,11 @@ def to_uint8(images: Array, value_range: Range | None = None) -> np.ndarray:
     floats from 0 to 1 are 0..1, from 0 to 255 they are 0..255, from -1 to 1 they are
     -1..1, and 5 % beyond either end is clipped as the overshoot of a resize. Anything
     else (a mean was subtracted, say) is stretched from its smallest value, black, to
-    its largest, white. A batch that fills only a part of its range may be misjudged:
-    pass `value_range` then.
+    its largest, white. Pass `value_range` for a batch that fills a part of its range.
 
     Args:
-        images: (H, W), (H, W, 1), (H, W, 3), (n, H, W, 1) or (n, H, W, 3), finite.
+        images: (H, W), (H, W, 1), (H, W, 3) or (n, H, W, c), finite. Of a batch, other
+            than 1 or 3 channels are averaged to grey.
         value_range: the values of black and of white, instead of the rules above.
 
     Returns:
@@ -48,18 +48,19 @@ def to_uint8(images: Array, value_range: Range | None = None) -> np.ndarray:
     [[0, 0]]
     """
     images = np.asarray(images)
-    if images.ndim == 2:
-        images = images[..., None]
+    images = images[..., None] if images.ndim == 2 else images
+    if images.ndim == 4 and images.size and images.shape[-1] not in (1, 3):
+        grey, dtype = images.mean(axis=-1, keepdims=True), images.dtype
+        images = grey if dtype.kind == "f" else np.rint(grey).astype(dtype)
     if images.ndim not in (3, 4) or images.shape[-1] not in (1, 3) or not images.size:
         raise ValueError(
-            "images must be (H, W), (H, W, 1), (H, W, 3), (n, H, W, 1) or "
-            f"(n, H, W, 3) and not empty, but their shape is {images.shape}. Pass grey "
-            "batches as images[..., None], and RGBA as images[..., :3]."
+            "images must be (H, W), (H, W, 1), (H, W, 3) or (n, H, W, c), not empty, "
+            f"but their shape is {images.shape}. Pass grey batches as "
+            "images[..., None], and RGBA as images[..., :3]."
         )
     if not np.isfinite(images).all():
         raise ValueError(
-            "images must be finite, but they hold NaN or infinity. Find out where it "
-            "comes from, or pass np.nan_to_num(images)."
+            "images must be finite, not NaN or infinity. Pass np.nan_to_num(images)."
         )
     if images.dtype != np.uint8 or value_range is not None:
         black, white = value_range or _guess_range(images)

@@ -58,12 +58,12 @@ def overlay_all(
         indices: of the images to draw.
     """
     shown = [np.asarray(images[index]) for index in indices]
-    if shown and shown[0].shape[-1] not in (1, 3):  # infrared, depth: shown in grey
-        shown = [image.mean(axis=-1, keepdims=True) for image in shown]
     if len({image.shape for image in shown}) == 1:
         shown = list(to_uint8(np.stack(shown)))  # the range is judged by all of them
+    else:
+        shown = [to_uint8(image[None])[0] for image in shown]
     pictures = []
-    for index, image in zip(indices, map(to_uint8, shown), strict=True):
+    for index, image in zip(indices, shown, strict=True):
         height = max(OVERLAY_HEIGHT, min(len(image), 2 * OVERLAY_HEIGHT))
         image = _resize(image, height)
         maps = np.asarray(heatmaps[index], np.float32)

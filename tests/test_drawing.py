@@ -120,6 +120,16 @@ def test_shapes(shape, expected):
     assert np.array_equal(result, np.broadcast_to(grey, expected))
 
 
+@pytest.mark.parametrize("channels", [2, 4, 6])
+def test_other_channels_of_a_batch_are_averaged(channels):
+    values = np.random.default_rng(0).integers(0, 9, (2, 4, 5, channels), dtype="uint8")
+    grey = np.rint(values.mean(axis=-1)).astype("uint8")
+    for levels in np.moveaxis(to_uint8(values), -1, 0):
+        assert np.array_equal(levels, grey)
+    fractions = to_uint8(values / 8)
+    assert np.array_equal(fractions[..., 0], np.rint(values.mean(-1) * 255 / 8))
+
+
 def test_photograph_survives_every_usual_range(photograph):
     values = photograph.astype(np.float32)
     assert to_uint8(photograph) is photograph

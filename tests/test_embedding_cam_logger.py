@@ -131,6 +131,22 @@ def seeded():
     keras.utils.set_random_seed(1)
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_of_other_channels_are_drawn_in_grey(tmp_path, channels):
+    images = np.random.default_rng(0).random((4, SIZE, SIZE, channels))
+    model = keras.Sequential(
+        [
+            keras.Input((SIZE, SIZE, channels)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+    examples = {"image": images, "label": [0, 0, 1, 1]}
+    logger = EmbeddingCAMLogger(tmp_path, examples, projector=channels == 2)
+    assert "val_recall_at_1" in update_once(model, logger)
+    assert len(steps(tmp_path / "validation", "heatmaps/03")) == 1
+
+
 class TestEvents:
     def test_tags_steps_and_pictures(self, tmp_path):
         fit(compiled(), EmbeddingCAMLogger(tmp_path, EXAMPLES, num_images=3))

@@ -171,6 +171,22 @@ def test_pictures(found):
     assert named[0].shape == pictures[0].shape and np.any(named[0] != pictures[0])
 
 
+def test_pictures_of_four_channels():
+    model = keras.Sequential(
+        [
+            keras.Input((10, 9, 4)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+    images = np.concatenate([IMAGES, IMAGES[..., :1]], axis=-1)[:5]
+    found = explain_neighbors(model, images, k=2, labels=[0, 0, 1, 1, 0])
+    grey = found.draw()[0]
+    assert grey.ndim == 3 and grey.dtype == np.uint8
+    (picture,) = explain_pair(model, images[:1], images[1:2]).draw()
+    assert picture.ndim == 3 and picture.shape[-1] == 3
+
+
 BAD = {
     "k": ({"k": 20}, "`k` must not be larger than the gallery.*k=20.*20 images"),
     "k 0": ({"k": 0}, "`k` must be an integer >= 1"),

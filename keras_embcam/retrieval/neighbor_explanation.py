@@ -149,7 +149,7 @@ class NeighborExplanation:
         is_wrong = self.is_right is not None and not self.is_right[row, 0]
         if not is_wrong or self.best_right[row] < 0 or self.best_right_images is None:
             return []
-        best = to_uint8(self.best_right_images[row])
+        best = to_uint8(self.best_right_images[row][None])[0]
         similarity = self.best_right_similarities[row]
         return [
             (query, self.contrasts[row], "for the first, not the right one"),
