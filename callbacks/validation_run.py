@@ -34,6 +34,7 @@ from keras_embcam.running.compiled_functions import list_compiled, run_batches
 from keras_embcam.running.finite_check import FiniteCheck
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.labelled_examples import Examples, ExampleStream
+from keras_embcam.running.mask_checks import MaskCheck
 from keras_embcam.running.one_batch import embed_and_keep, explain_images
 
 
@@ -101,18 +102,22 @@ class ValidationRun:
         self.num_examples = 0
         uniform: dict[str, list[np.ndarray]] = {}
         boxes = BoxCheck(self._objects.bounding_box_format, "validation_examples")
+        masks = MaskCheck(self._objects.mask_foreground, "validation_examples")
         for batch in self._stream:
             images = batch["image"]
             inputs = self._stream.inputs_of(batch)
             fit_images(inputs, self.model, self.num_examples)
             if "bbox" in batch:
                 boxes.update(batch["bbox"], images.shape[1:3])
+            if "segmentation_mask" in batch:
+                masks.update(batch["segmentation_mask"])
             gather(uniform, self._figures.measure_uniform(batch))
             if "label" in batch:
                 labels.append(batch["label"])
             self.num_examples += len(images)
         if "bbox" in self._stream.keys:
             boxes.finish()
+        masks.finish()
         self._uniform = {name: np.concatenate(x) for name, x in uniform.items()}
         if labels:
             self.labels = self._stream.classes[np.concatenate(labels)]

@@ -96,6 +96,11 @@ class TestChecksBeforeTheTraining:
                 "must be bool where `foreground` is None",
             ),
             (
+                {"segmentation_mask": np.ones((NUM, SIZE, SIZE), "uint8")},
+                {"mask_foreground": 7},
+                r"mask_foreground=7 and masks with the values \[1\]",
+            ),
+            (
                 {"label": [0, 1, 2, 0, 1, 2, 0, 5]},
                 {"class_proxies": np.eye(3, 4), "batch_size": 3},
                 "between 0 and 2.*5",

@@ -54,6 +54,11 @@ def examples() -> dict[str, np.ndarray]:
             {},
             '"bbox" or a "segmentation_mask" to measure on',
         ),
+        (
+            {"segmentation_mask": np.ones((NUM_IMAGES, SIZE, SIZE), "uint8")},
+            {"mask_foreground": 7},
+            r"mask_foreground=7 and masks with the values \[1\]",
+        ),
         ({"label": None}, {"methods": ["class_mean"]}, 'examples with a "label"'),
         ({"bbox": None}, {"calibration_examples": {}}, "choose thresholds for boxes"),
         (

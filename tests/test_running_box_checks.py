@@ -5,8 +5,9 @@ import doctest
 import numpy as np
 import pytest
 
-from keras_embcam.running import box_checks
+from keras_embcam.running import box_checks, mask_checks
 from keras_embcam.running.box_checks import BoxCheck
+from keras_embcam.running.mask_checks import MaskCheck
 
 RELATIVE = np.float32([[[0.1, 0.2, 0.5, 0.9]], [[0.3, 0.1, 0.7, 0.4]]])  # y x y x
 PIXELS = RELATIVE * [64, 32, 64, 32]
@@ -94,3 +95,14 @@ def test_swapped_corners_are_named(bounding_box_format):
         finish(RELATIVE[..., [2, 3, 0, 1]], bounding_box_format)
     with pytest.raises(ValueError, match="Are their corners swapped"):
         finish(RELATIVE[..., [2, 1, 0, 3]], bounding_box_format)
+
+
+def test_masks_without_the_value_of_the_object():
+    assert doctest.testmod(mask_checks).failed == 0
+    check = MaskCheck(30, "examples")
+    check.finish()  # no masks
+    check.update(np.arange(25).reshape(1, 5, 5))
+    with pytest.raises(ValueError, match=r"values \[0, 1, .*, 19, \.\.\.\]. Pass one"):
+        check.finish()
+    check.update(np.full((1, 5, 5), 30))
+    check.finish()

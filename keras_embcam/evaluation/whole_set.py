@@ -12,6 +12,7 @@ from keras_embcam.evaluation.streamed_figures import THRESHOLDS, StreamedFigures
 from keras_embcam.metrics import measure_uniform_heatmaps
 from keras_embcam.metrics.heatmap_figures import FIGURES, RATIOS
 from keras_embcam.running.box_checks import BoxCheck
+from keras_embcam.running.mask_checks import MaskCheck
 
 # The entries of the examples that each metric needs: one of them is enough.
 NEEDED = {
@@ -83,7 +84,8 @@ def gather_figures(
 
     Raises:
         ValueError: for examples that do not fit or come in another order each time,
-            and boxes that cannot have the format that is stated.
+            boxes that cannot have the format that is stated, and masks without the
+            value of the object.
     """
     proxies = context.proxies  # embeds the set, where that is needed
     figures = [
@@ -93,10 +95,13 @@ def gather_figures(
     num_images = 0
     labels: list[np.ndarray] = []
     boxes = BoxCheck(context.objects.bounding_box_format, "examples")
+    masks = MaskCheck(context.objects.mask_foreground, "examples")
     for batch in context.stream:
         images = batch["image"]
         if "bbox" in batch:
             boxes.update(batch["bbox"], images.shape[1:3])
+        if "segmentation_mask" in batch:
+            masks.update(batch["segmentation_mask"])
         rows = np.arange(num_images, num_images + len(images))
         num_images += len(images)
         given = context.labels_of(batch)
@@ -113,6 +118,7 @@ def gather_figures(
             figures[number].update(heatmaps, batch, uniform, missing)
     if boxes.num_boxes:
         boxes.finish()
+    masks.finish()
     return figures, np.concatenate(labels) if labels else None
 
 
