@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_embcam.network.feature_maps import AllBranches
 from keras_embcam.network.tokens import check_token_options
@@ -45,7 +46,8 @@ class Method:
 
     Raises:
         ValueError: for an unknown weighting or preset, a preset together with
-            `weighting` or `top_channels`, or a number of channels below 1.
+            `weighting` or `top_channels`, a number of channels below 1, or a `resize`
+            that is neither True nor False.
 
     Example:
 
@@ -70,6 +72,12 @@ class Method:
         if isinstance(self.conv_layer, list):
             object.__setattr__(self, "conv_layer", tuple(self.conv_layer))
         check_top_channels(self.top_channels)
+        if not isinstance(self.resize, bool | np.bool_):
+            raise ValueError(
+                "`resize` must be True for maps of the size of the images, or False. "
+                f"Received: {self.resize!r}. For another size pass False, and resize "
+                "the maps with `keras_embcam.heatmaps.resize_heatmaps`."
+            )
         tokens = check_token_options(self.token_grid, self.num_prefix_tokens)
         object.__setattr__(self, "token_grid", tokens.grid)
         object.__setattr__(self, "num_prefix_tokens", tokens.num_prefix)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 from two_convolutions import SIZE, WIDTH, make_images, make_model, make_vectors
 
-from keras_embcam import explain, explain_batches
+from keras_embcam import explain, explain_batches, explain_neighbors
 from keras_embcam.proxies import class_mean
 
 
@@ -54,6 +54,16 @@ def test_proxies_that_are_not_finite_are_refused(model, value) -> None:
 def test_proxies_that_are_no_numbers_are_refused(model, value) -> None:
     with pytest.raises(TypeError, match="`proxies` must be an array of numbers. Recei"):
         explain(model, make_images(), proxies=value)
+
+
+def test_a_size_is_no_resize_and_tokens_need_tokens(model) -> None:
+    with pytest.raises(ValueError, match=r"`resize` must be True .*\(32, 32\)"):
+        explain(model, make_images(), resize=(32, 32))
+    with pytest.raises(ValueError, match="`resize` must be True"):
+        explain_neighbors(model, make_images(), k=1, resize=(32, 32))
+    for options in ({"token_grid": (2, 2)}, {"num_prefix_tokens": 0}):
+        with pytest.raises(ValueError, match="is explained, makes none. Leave them"):
+            explain(model, make_images(), **options)
 
 
 def test_ways_to_state_the_proxies_exclude_each_other(model) -> None:

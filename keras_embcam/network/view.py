@@ -106,8 +106,9 @@ class ModelView:
             that could not be found, so that single-point maps would be noise.
 
     Raises:
-        ValueError: where a layer is not found, ambiguous or cannot be recorded, or
-            the embedding is normalised and ``embedding_layer`` is None.
+        ValueError: where a layer is not found, ambiguous or cannot be recorded, the
+            embedding is normalised and ``embedding_layer`` is None, or something is
+            said of tokens and none are explained.
 
     Example:
 
@@ -172,6 +173,15 @@ class ModelView:
         chosen = MapChooser(model, trial, features, self._embedding).choose(
             TokenBlocks() if is_attention else conv_layer
         )
+        if any(x is not None for x in self._token_options) and not any(
+            x.layout is not None for x in chosen.maps
+        ):
+            raise ValueError(
+                "`token_grid` and `num_prefix_tokens` say where patches stand among "
+                f"tokens, and {trial.path(chosen.maps[-1].operation)!r}, which is "
+                "explained, makes none. Leave them out, or pass a `conv_layer` that "
+                "makes tokens."
+            )
         self.makes_tokens = all(x.layout is not None for x in chosen.maps)
         of_all_branches = isinstance(conv_layer, AllBranches)
         self._adds_up = of_all_branches and not self.makes_tokens

@@ -115,7 +115,10 @@ def explain_neighbors(
     check_integer("k", k, 1)
     check_integer("num_correspondences", num_correspondences, 1)
     method = Method(
-        conv_layer=conv_layer, embedding_layer=embedding_layer, joins_branches=False
+        conv_layer=conv_layer,
+        embedding_layer=embedding_layer,
+        resize=resize,
+        joins_branches=False,
     )
     reader = ContributionReader(model, method, num_steps)
 

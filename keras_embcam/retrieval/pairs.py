@@ -205,7 +205,10 @@ def explain_pair(
     check_model(model)
     check_integer("num_correspondences", num_correspondences, 1)
     method = Method(
-        conv_layer=conv_layer, embedding_layer=embedding_layer, joins_branches=False
+        conv_layer=conv_layer,
+        embedding_layer=embedding_layer,
+        resize=resize,
+        joins_branches=False,
     )
     reader = ContributionReader(model, method, num_steps)
     sources = [
