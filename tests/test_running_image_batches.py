@@ -355,3 +355,21 @@ def test_no_images_are_refused(model, images) -> None:
 def test_impossible_batch_sizes_are_refused(model, batch_size) -> None:
     with pytest.raises(ValueError, match="`batch_size` must be an integer >= 1. Recei"):
         read_all(make_images(), model, batch_size)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_data_sets_of_several_sizes(ragged) -> None:
+    images = [
+        np.full((6 + number // 2, 8, 3), number, "float32") for number in range(5)
+    ]
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(zip(images, range(5), strict=True)),
+        output_signature=(tf.TensorSpec((None, None, 3)), tf.TensorSpec((), "int32")),
+    )
+    dataset = dataset.ragged_batch(3) if ragged else dataset
+    open_size = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(2, 3)])
+    found = list(ImageSource(dataset, open_size, 4))
+    assert [x.inputs.shape[:2] for x in found] == [(2, 6), (2, 7), (1, 8)]
+    assert [x.start for x in found] == [0, 2, 4]
+    assert np.concatenate([x.labels for x in found]).tolist() == list(range(5))
+    assert [x.inputs[0, 0, 0, 0] for x in found] == [0, 2, 4]

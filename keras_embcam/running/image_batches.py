@@ -27,6 +27,7 @@ from keras_embcam.running.image_files import (
     resize_image,
 )
 from keras_embcam.running.preprocessing import get_preprocessing
+from keras_embcam.running.sized_batches import batch_by_size
 from keras_embcam.whole_numbers import check_integer
 
 NUM_NAMED = 10
@@ -134,7 +135,7 @@ class ImageSource:
         images = self._images
         if isinstance(images, tf.data.Dataset):
             check_finite(images, "images")
-            self._images = self._batched(images)
+            self._images = batch_by_size(images, self._split, self._batch_size)
             return self._read_dataset
         if isinstance(images, keras.utils.PyDataset):
             if images.num_batches is None:
@@ -229,20 +230,10 @@ class ImageSource:
                 stacklevel=3,
             )
 
-    def _batched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        images = self._split(dataset.element_spec)[0]
-        ranks = [x.shape.rank for x in tree.flatten(images)]
-        if None in ranks:
-            raise ValueError(
-                "The data set must state the rank of its images. Received: "
-                f"{dataset.element_spec}. Pass `output_signature` to `from_generator`, "
-                "or map `tf.ensure_shape` over it."
-            )
-        return dataset.batch(self._batch_size) if max(ranks) == 3 else dataset
-
     def _read_dataset(self) -> Iterator[Batch]:
-        for element in self._images:
-            images, labels = self._split(element)
+        is_read = callable(self._images)  # a data set is not
+        parts = self._images() if is_read else map(self._split, self._images)
+        for images, labels in parts:
             labels = None if labels is None else np.asarray(labels)
             yield Batch(tree.map_structure(np.asarray, images), labels)
 
