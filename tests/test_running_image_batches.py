@@ -357,6 +357,14 @@ def test_impossible_batch_sizes_are_refused(model, batch_size) -> None:
         read_all(make_images(), model, batch_size)
 
 
+def test_objects_are_named_and_not_printed(model) -> None:
+    with pytest.raises(
+        TypeError, match=r"dtype object and the shape \(2, 8, 8, 3\)"
+    ) as e:
+        read_all(np.zeros((2, 8, 8, 3), object), model)
+    assert len(str(e.value)) < 400
+
+
 @pytest.mark.parametrize("ragged", [False, True])
 def test_data_sets_of_several_sizes(ragged) -> None:
     images = [

@@ -283,6 +283,16 @@ def _as_array(x: Any) -> np.ndarray:
         raise TypeError(
             "`images` must be an array (n, H, W, c), a tensor, a folder, a list of "
             "files or of Pillow images, a tf.data.Dataset or a keras.utils.PyDataset. "
-            f"Received: {x!r} (of type {type(x).__name__})"
+            f"Received: {_name_array(x, array)}"
         )
     return array
+
+
+def _name_array(x: Any, array: np.ndarray) -> str:
+    if not array.ndim:
+        return f"{x!r} (of type {type(x).__name__})"
+    kind = type(x).__name__
+    found = f"{kind} of the dtype {array.dtype} and the shape {array.shape}"
+    if array.dtype == object:
+        found += '. Its rows differ in kind or shape, or it needs `.astype("float32")`'
+    return found
