@@ -40,26 +40,27 @@ PYTEST := cd $$(mktemp -d) && PYTHONPATH=$(WHEEL) $(BIN)/pytest -c $(CURDIR)/set
 	--rootdir $(CURDIR)
 
 # TensorFlow uses oneDNN where the processor has VNNI, unless TF_ENABLE_ONEDNN_OPTS says
-# otherwise; results differ. All tests run with the setting that is found here, and what
-# computes with networks again with the other one: all files but those of these rooms.
+# otherwise; results differ. All tests run with the setting that is found here, and the
+# numerical core again with the other one: what computes activations, gradients and maps.
 OTHER_ONEDNN := $(shell case "$${TF_ENABLE_ONEDNN_OPTS:-$$(grep -c vnni /proc/cpuinfo \
 	2> /dev/null)}" in ("" | 0 | [Ff]alse) echo 1 ;; \
 	(*) echo 0 ;; esac)
-WITHOUT_NETWORKS := benchmarks callbacks catalogue.py cli cost datasets demo drawing \
-	embedding_cam_logger embedding_cam_refused embedding_cam_saved evaluation examples \
-	explain_refused extras imports layers losses method metrics notebooks packaging \
-	proxies_class_means proxies_triplet_draws readme real_data reference \
-	running_box_checks running_compiled_functions running_image \
-	running_labelled_examples running_preprocessing sampling showing tensorboard \
-	tokens_everywhere transfer_refused transfer_storage unit_vectors validation \
-	vector_search whole_numbers
-NUMERICAL_CORE := $(filter-out $(WITHOUT_NETWORKS:%=$(CURDIR)/tests/test_%%), \
-	$(wildcard $(CURDIR)/tests/test_*.py))
+NUMERICAL_CORE := embedding_cam embedding_cam_in_keras explain explain_distributed \
+	explain_refused heatmaps invariants network_branches network_feature_maps \
+	network_front network_normalized_parts network_raw_embedding \
+	network_relu_gradients network_tokens network_view network_view_contexts pixels \
+	presets retrieval_contributions retrieval_pairs retrieval_witnesses \
+	running_many_proxies tokens_explained transfer weightings weightings_by_attention \
+	witnesses
+
+# Files in the order of their names: by their number of tests, which is the default, those
+# with few long ones come last, and one core waits for the other.
+BOTH_CORES := -m "not slow" -n 2 --dist loadscope --no-loadscope-reorder
 
 test: lint docs browser
-	$(PYTEST) -m "not slow" -n 2 --dist loadscope $(CURDIR)/tests $(PYTEST_ARGS)
-	export TF_ENABLE_ONEDNN_OPTS=$(OTHER_ONEDNN) && \
-		$(PYTEST) -m "not slow" -n 2 --dist loadscope $(NUMERICAL_CORE)
+	$(PYTEST) $(BOTH_CORES) $(CURDIR)/tests $(PYTEST_ARGS)
+	export TF_ENABLE_ONEDNN_OPTS=$(OTHER_ONEDNN) && $(PYTEST) $(BOTH_CORES) \
+		$(NUMERICAL_CORE:%=$(CURDIR)/tests/test_%.py)
 
 # For the test that opens TensorBoard; where it cannot be had, that test is skipped.
 browser:
