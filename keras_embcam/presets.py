@@ -2,9 +2,9 @@
 
 ``localize`` was chosen on the classes 1-10 of CUB-200-2011 and is reported in the
 README on others, where it also says where it loses. ``tokens`` is the default for
-transformers, ``attention_gradient`` the method of Chefer et al. for them, and
-``gradient_length``, ``rollout`` and ``last_attention`` are baselines, which do not
-follow the proxy: docs/transformers.md compares them.
+transformers, ``attention_gradient`` and ``legrad`` are the methods of Chefer et al. and
+Bousselham et al. for them, and ``gradient_length``, ``rollout`` and ``last_attention``
+are baselines, which do not follow the proxy: docs/transformers.md compares them.
 """
 
 from collections.abc import Callable, Sequence
@@ -178,8 +178,11 @@ def gradient_length(
     return fuse_heatmaps([ops.norm(g, axis=-1) for g in gradients])
 
 
-def _of_attention(combine: Callable, follows_proxy: bool = True) -> Preset:
-    return Preset(LayerFusion(combine), AttentionLayers(), 0.2, follows_proxy)
+def _of_attention(
+    combine: Callable, follows_proxy: bool = True, read_out: bool = False
+) -> Preset:
+    layers = AttentionLayers(read_out)
+    return Preset(LayerFusion(combine), layers, 0.2, follows_proxy)
 
 
 PRESETS: dict[str, Preset] = {
@@ -187,6 +190,7 @@ PRESETS: dict[str, Preset] = {
     "tokens": Preset(LayerFusion(explain_tokens), TokenBlocks(), 0.2),
     "gradient_length": Preset(LayerFusion(gradient_length), TokenBlocks(), 0.2),
     "attention_gradient": _of_attention(by_attention.attention_gradient),
+    "legrad": _of_attention(by_attention.legrad, read_out=True),
     "rollout": _of_attention(by_attention.rollout, follows_proxy=False),
     "last_attention": _of_attention(by_attention.last_attention, follows_proxy=False),
 }

@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers
 
-from keras_embcam.network.feature_maps import AllBranches
+from keras_embcam.network.feature_maps import AllBranches, AttentionLayers
 from keras_embcam.network.trial_run import enclosing_paths, list_operations
 from keras_embcam.network.view import ModelView
 
@@ -151,3 +151,14 @@ def test_the_layers(name: str) -> None:
     for path in view.conv_layer:
         around = [type(known[x]).__name__ for x in (path, *enclosing_paths(path)) if x]
         assert not any("Attention" in name for name in around)
+
+
+@pytest.mark.parametrize("name", ["ViT, pooled", "DINOv2, registers", "SigLIP"])
+def test_the_score_is_read_out_behind_each_block(name: str) -> None:
+    keras.utils.set_random_seed(0)
+    model, read_out = NETWORKS[name][0](), AttentionLayers(read_out=True)
+    if name == "SigLIP":
+        with pytest.raises(ValueError, match="'head/attention', pools the tokens"):
+            ModelView(model, read_out)
+    else:
+        assert len(ModelView(model, read_out).conv_layer) == 3

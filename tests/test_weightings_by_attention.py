@@ -19,6 +19,7 @@ from keras_embcam.weightings import by_attention
 
 HEADS, WIDTH, BLOCKS, PATCHES = 2, 8, 2, 16
 KINDS = ["attention_gradient", "rollout", "last_attention"]
+ALL_KINDS = [*KINDS, "legrad"]
 IMAGES = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype("float32")
 PROXIES = np.random.default_rng(1).normal(size=(3, 5)).astype("float32")
 
@@ -76,17 +77,27 @@ def raw_maps(
 ) -> dict[str, np.ndarray]:
     """Return the maps (3, 4, 4) of several presets from one run, not scaled."""
     recording = ModelView(model, AttentionLayers()).record(IMAGES)
-    return {
+    found = {
         kind: np.asarray(compute_heatmaps(recording, proxies, PRESETS[kind].weighting))
         for kind in kinds
+        if kind != "legrad"
     }
+    if "legrad" in kinds:
+        preset = PRESETS["legrad"]
+        recording = ModelView(model, preset.conv_layer).record(IMAGES)
+        legrad = compute_heatmaps(recording, proxies, preset.weighting)
+        found["legrad"] = np.asarray(legrad)
+    return found
 
 
 # The same by explicit matrices and loops
 
 
-def explicit_attention(model: keras.Model, pool: str) -> tuple[list, list]:
-    """Return attentions as Keras returns them, and their gradients by a tape."""
+def explicit_attention(model: keras.Model, pool: str) -> tuple[list, list, list]:
+    """Return attentions as Keras returns them, and their gradients by a tape.
+
+    Of the score, and of what it is when it is read out behind their own block.
+    """
     layer = model.get_layer
     x = keras.Model(model.input, layer("tokens").output)(IMAGES)
     attentions = []
@@ -98,20 +109,26 @@ def explicit_attention(model: keras.Model, pool: str) -> tuple[list, list]:
         value, project = layer(name).value_dense(tokens), layer(name).output_dense
         return project(tf.einsum("nhqk,nkhd->nqhd", attention, value))
 
+    def score(x: Any) -> Any:
+        pooled = x[:, 0] if pool == "token" else tf.reduce_mean(x[:, 1:], axis=1)
+        return tf.reduce_sum(layer("embedding")(pooled) * PROXIES)
+
     with tf.GradientTape(persistent=True) as tape:
+        scores = []
         for number in range(BLOCKS):
             y = layer(f"norm_{number}")(x)
             x = x + attend(f"attention_{number}", y, y)
             x = x + layer(f"mlp_{number}")(x)
-        x = layer("final")(x)
+            if pool != "attention":
+                scores.append(score(layer("final")(x)))
         if pool == "attention":
+            x = layer("final")(x)
             [question] = [y for y in model.layers if y.name.startswith("dense")]
             pooled = attend("attention_pool", question(tf.ones_like(x[:, :1])), x)[:, 0]
-        else:
-            pooled = x[:, 0] if pool == "token" else tf.reduce_mean(x[:, 1:], axis=1)
-        score = tf.reduce_sum(layer("embedding")(pooled) * PROXIES)
-    slopes = tape.gradient(score, attentions)
-    return [x.numpy() for x in attentions], [x.numpy() for x in slopes]
+            scores.append(tf.reduce_sum(layer("embedding")(pooled) * PROXIES))
+    slopes = tape.gradient(scores[-1], attentions)
+    own = [tape.gradient(*x) for x in zip(scores, attentions, strict=False)]
+    return tuple([x.numpy() for x in each] for each in (attentions, slopes, own))
 
 
 def loop_attention_gradient(attentions: list, slopes: list) -> np.ndarray:
@@ -144,16 +161,30 @@ def loop_last_attention(attentions: list, slopes: list) -> np.ndarray:
     return attentions[-1].mean(axis=0)
 
 
+def loop_legrad(attentions: list, slopes: list) -> np.ndarray:
+    """Return what each token takes from each, of slopes behind their own block."""
+    relevance = np.zeros((PATCHES + 1, PATCHES + 1))
+    for slope in slopes:
+        for head in range(HEADS):
+            for i in range(PATCHES + 1):
+                for j in range(PATCHES + 1):
+                    relevance[i, j] += max(slope[head, i, j], 0) / HEADS
+    return relevance
+
+
 @pytest.mark.parametrize("pool", ["token", "mean", "attention"])
 def test_presets_against_loops_over_explicit_attention(pool: str) -> None:
     model = make(pool)
-    attentions, slopes = explicit_attention(model, pool)
+    attentions, slopes, own_slopes = explicit_attention(model, pool)
     rows = slice(1, None) if pool == "mean" else slice(0, 1)
-    for kind, found in raw_maps(model).items():
+    kinds = KINDS if pool == "attention" else ALL_KINDS
+    for kind, found in raw_maps(model, kinds).items():
         loop = globals()[f"loop_{kind}"]
+        taken = own_slopes if kind == "legrad" else slopes
         for image in range(len(IMAGES)):
-            one = loop([x[image] for x in attentions], [x[image] for x in slopes])
-            expected = one[rows].mean(axis=0)[1:].reshape(4, 4)
+            one = loop([x[image] for x in attentions], [x[image] for x in taken])
+            read = slice(None) if kind == "legrad" else rows
+            expected = one[read].mean(axis=0)[1:].reshape(4, 4)
             np.testing.assert_allclose(
                 found[image], expected, rtol=1e-3, atol=1e-5 * expected.max()
             )
@@ -304,11 +335,28 @@ def test_a_model_without_attention_is_refused() -> None:
         ModelView(mixed, AttentionLayers())
 
 
+def test_where_the_score_cannot_be_read_out_behind_each_block() -> None:
+    with pytest.raises(ValueError, match="'attention_pool', pools .*preset=\"atten"):
+        ModelView(make("attention"), AttentionLayers(read_out=True))
+
+    earlier: list[Any] = []
+
+    def skip(x: Any, name: str) -> Any:  # from one block into the next one
+        earlier.append(attend(x, name))
+        return sum(earlier)
+
+    with pytest.raises(ValueError, match="'attention_1'.* no layer was seen that all"):
+        ModelView(make("mean", skip), AttentionLayers(read_out=True))
+
+
 # Everywhere else
 
 
-def test_a_compiled_layer_differentiates_no_patch_embedding(model: keras.Model) -> None:
-    cam = EmbeddingCAM(model, preset="attention_gradient", resize=False)
+@pytest.mark.parametrize("preset", ["attention_gradient", "legrad"])
+def test_a_compiled_layer_differentiates_no_patch_embedding(
+    model: keras.Model, preset: str
+) -> None:
+    cam = EmbeddingCAM(model, preset=preset, resize=False)
     signature = [tf.TensorSpec([None, 32, 32, 3]), tf.TensorSpec([None, 5])]
     compiled = tf.function(lambda x, p: cam(x, p)[1], input_signature=signature)
     np.testing.assert_allclose(
@@ -326,18 +374,18 @@ def test_half_precision(model: keras.Model) -> None:
     finally:
         keras.config.set_dtype_policy(before)
     half.set_weights(model.get_weights())
-    found, expected = (
-        raw_maps(x, ["attention_gradient"])["attention_gradient"] for x in (half, model)
-    )
-    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
+    kinds = ["attention_gradient", "legrad"]
+    found, expected = (raw_maps(x, kinds, 1e-3 * PROXIES) for x in (half, model))
+    for kind in kinds:
+        assert np.corrcoef(found[kind].ravel(), expected[kind].ravel())[0, 1] > 0.99
 
 
 def test_several_proxies_of_which_baselines_see_none(model: keras.Model) -> None:
     several = np.stack([PROXIES, -PROXIES], axis=1)
     both, plus, minus = (
-        raw_maps(model, proxies=x) for x in (several, PROXIES, -PROXIES)
+        raw_maps(model, ALL_KINDS, x) for x in (several, PROXIES, -PROXIES)
     )
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         for number, one in enumerate((plus, minus)):
             expected = one[kind]
             np.testing.assert_allclose(both[kind][:, number], expected, rtol=1e-3)

@@ -41,6 +41,7 @@ METHODS: dict[str, ComparedMethod] = {
         # Others for transformers: of the last two, any proxy would do.
         ComparedMethod("gradient_length", preset="gradient_length"),
         ComparedMethod("attention_gradient", preset="attention_gradient"),
+        ComparedMethod("legrad", preset="legrad"),
         ComparedMethod("rollout", preset="rollout"),
         ComparedMethod("last_attention", preset="last_attention"),
         ComparedMethod("gradcam++", weighting="gradcam++"),

@@ -16,11 +16,12 @@ from keras import ops
 
 from keras_embcam.keras_private import flatten_layers
 from keras_embcam.network.attention import find_attention
+from keras_embcam.network.block_ends import find_block_ends
 from keras_embcam.network.embedding_source import EmbeddingSource
 from keras_embcam.network.gradient_checks import random_directions
 from keras_embcam.network.hooks import leave_unchanged, observe
 from keras_embcam.network.noise_images import find_images
-from keras_embcam.network.recording import Run, run_and_record, run_and_trace
+from keras_embcam.network.recording import Run, run_and_read_out, run_and_trace
 from keras_embcam.network.trial_run import TrialRun
 
 Tensor = Any
@@ -58,13 +59,14 @@ class AttentionBlocks:
         trial: of the model.
         source: of its embedding.
         num_tokens: t, of the tokens that attend to each other.
+        read_out: see `AttentionLayers`.
 
     Attributes:
         paths: of the attention layers, in the order of their calls.
 
     Raises:
-        ValueError: where there is none, or the attention of one cannot be made of
-            queries, keys and values.
+        ValueError: where there is none, the attention of one cannot be made of
+            queries, keys and values, or a score cannot be read out behind a block.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class AttentionBlocks:
         trial: TrialRun,
         source: EmbeddingSource,
         num_tokens: int,
+        read_out: bool = False,
     ) -> None:
         layers = find_attention(trial)
         layers = _that_count(model, trial, source, layers)
@@ -88,9 +91,12 @@ class AttentionBlocks:
             for path, layer in layers.items()
         ]
         self.paths = [parts.path for parts in self._parts]
+        self._ends = []
+        if read_out and len(layers) > 1:  # behind a single block, it is the embedding
+            self._ends = find_block_ends(model, trial, source, layers, num_tokens)
 
     def run(self, model: keras.Model, images: Any, source: EmbeddingSource) -> Run:
-        """Run the model once; see `run_and_record`.
+        """Run the model once; see `run_and_read_out`.
 
         Returns:
             The attention of each block (n, heads, t, t) float32 as outputs, and a
@@ -99,7 +105,9 @@ class AttentionBlocks:
         operations = [x for parts in self._parts for x in parts.operations]
         names = [f"{parts.path}: {x.name}" for parts in self._parts for x in parts[1]]
         taken = [parts.operations[3] for parts in self._parts if parts.takes]
-        run = run_and_record(model, images, operations, names, source, inputs_of=taken)
+        run = run_and_read_out(
+            model, images, operations, names, source, self._ends, taken
+        )
         heads = [parts.num_heads for parts in self._parts]
         blocks = [run.outputs[i : i + 3] for i in range(0, len(run.outputs), 4)]
         split = [

@@ -62,7 +62,13 @@ class AttentionLayers:
     """In place of the name of a layer: the attention that the embedding depends on.
 
     What is explained are not activations but who attends to whom, in each block.
+
+    Attributes:
+        read_out: whether the gradient of each attention is that of the score read out
+            behind its own block, in place of the last one.
     """
+
+    read_out: bool = False
 
 
 class FeatureMaps:

@@ -87,17 +87,9 @@ def run_and_record(
     outputs, embedding, tape = _run(
         model, images, operations, paths, source, change, inputs_of
     )
-    finest = max(math.prod(x or 1 for x in y.shape[1:-1]) for y in outputs)
 
     def pull_back(cotangents: Tensor) -> list[Tensor]:
-        # TensorFlow would broadcast a wrong number of rows, or leave zeros.
-        check = tf.debugging.assert_equal(
-            tf.shape(cotangents),
-            tf.shape(embedding),
-            "There must be one proxy for each image.",
-        )
-        with tf.control_dependencies([] if check is None else [check]):
-            scale = cotangent_scale(cotangents, (finest,))
+        scale = _scale(cotangents, embedding, outputs)
         cotangents = ops.cast(cotangents * scale, embedding.dtype)
         gradients = tape.gradient(embedding, outputs, cotangents)
         for path, gradient in zip(paths, gradients, strict=True):
@@ -105,12 +97,66 @@ def run_and_record(
                 raise NoGradientError(
                     f"No gradient reaches {path!r} from the embedding."
                 )
-        # Inside a loop a graph may not know the shape of a gradient any more.
-        return [
-            ops.cast(ops.reshape(x, ops.shape(y)), "float32")
-            / ops.reshape(scale, (-1, *[1] * (len(y.shape) - 1)))
-            for x, y in zip(gradients, outputs, strict=True)
-        ]
+        return _undo_scale(gradients, outputs, scale)
+
+    return Run(outputs, embedding, pull_back)
+
+
+def run_and_read_out(
+    model: keras.Model,
+    images: Any,
+    operations: Sequence[Any],
+    paths: Sequence[str],
+    source: EmbeddingSource,
+    ends: Sequence[Any],
+    inputs_of: Sequence[Any] = (),
+) -> Run:
+    """Run the model once, and read the embedding out behind each of its blocks.
+
+    What follows the last block runs on the outputs of all of them, side by side.
+
+    Args:
+        model: see `run_and_record`.
+        images: see `run_and_record`.
+        operations: the layers to record, as many of each block, in order.
+        paths: of the layers.
+        source: of the embedding.
+        ends: the layers whose outputs are those of the blocks, in order. Nothing goes
+            around one of them. None for the embedding itself, as `run_and_record`.
+        inputs_of: see `run_and_record`.
+
+    Returns:
+        As `run_and_record`, but `pull_back` differentiates what is read out behind the
+        block of each layer, and no earlier block.
+    """
+    if not ends:
+        return run_and_record(model, images, operations, paths, source, None, inputs_of)
+    passed: list[Tensor] = []
+
+    def join(operation: Any, outputs: Tensor) -> Tensor:
+        if not any(operation is x for x in ends):
+            return outputs
+        passed.append(outputs)
+        return ops.concatenate(passed) if operation is ends[-1] else outputs
+
+    names = [*paths, *(x.name for x in ends)]
+    recorded, read_out, tape = _run(
+        model, images, [*operations, *ends], names, source, join, inputs_of
+    )
+    outputs, joined = recorded[: len(operations)], recorded[-1]
+    embedding = ops.split(read_out, len(ends))[-1]
+    number = len(operations) // len(ends)
+    blocks = [range(i, i + number) for i in range(0, len(operations), number)]
+
+    def pull_back(cotangents: Tensor) -> list[Tensor]:
+        scale = _scale(cotangents, embedding, outputs)
+        cotangents = ops.cast(cotangents * scale, embedding.dtype)
+        rows = ops.tile(cotangents, (len(ends), 1))
+        behind = ops.split(tape.gradient(read_out, joined, rows), len(ends))
+        gradients: list[Tensor] = []
+        for block, end, cotangent in zip(blocks, passed, behind, strict=True):
+            gradients += tape.gradient(end, [outputs[i] for i in block], cotangent)
+        return _undo_scale(gradients, outputs, scale)
 
     return Run(outputs, embedding, pull_back)
 
@@ -166,6 +212,30 @@ def pull_back_between(
     """
     (first, second), _, tape = _run(model, images, operations, paths, source)
     return tape.gradient(second, first, ops.cast(cotangents, second.dtype))
+
+
+def _scale(cotangents: Tensor, embedding: Tensor, outputs: list[Tensor]) -> Tensor:
+    """Return by what to multiply the cotangent of each image in half precision."""
+    # TensorFlow would broadcast a wrong number of rows, or leave zeros.
+    check = tf.debugging.assert_equal(
+        tf.shape(cotangents),
+        tf.shape(embedding),
+        "There must be one proxy for each image.",
+    )
+    finest = max(math.prod(x or 1 for x in y.shape[1:-1]) for y in outputs)
+    with tf.control_dependencies([] if check is None else [check]):
+        return cotangent_scale(cotangents, (finest,))
+
+
+def _undo_scale(
+    gradients: list[Tensor], outputs: list[Tensor], scale: Tensor
+) -> list[Tensor]:
+    # Inside a loop a graph may not know the shape of a gradient any more.
+    return [
+        ops.cast(ops.reshape(x, ops.shape(y)), "float32")
+        / ops.reshape(scale, (-1, *[1] * (len(y.shape) - 1)))
+        for x, y in zip(gradients, outputs, strict=True)
+    ]
 
 
 def _run(

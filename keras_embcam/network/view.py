@@ -199,8 +199,9 @@ class ModelView:
         self._attention: AttentionBlocks | None = None
         layout = self._maps[-1].layout
         if is_attention and layout is not None:
-            tokens = layout.num_tokens
-            self._attention = AttentionBlocks(model, trial, self._embedding, tokens)
+            self._attention = AttentionBlocks(
+                model, trial, self._embedding, layout.num_tokens, conv_layer.read_out
+            )
             self.conv_layer = self._attention.paths
         self.num_prefix_tokens = self._as_chosen(
             [0 if x.layout is None else x.layout.num_prefix for x in self._maps]

@@ -14,10 +14,11 @@ which speaks for the proxy.
 >>> import numpy as np
 >>> attention = np.float32([[[[0.5, 0.5], [0, 1]]]])
 >>> slope = np.float32([[[[0, 2], [0, 0]]]])
->>> for function in (attention_gradient, last_attention, rollout):
+>>> for function in (attention_gradient, last_attention, legrad, rollout):
 ...     print(function.__name__, np.asarray(function([attention], [slope])).tolist())
 attention_gradient [[0.0, 1.0]]
 last_attention [[0.5, 0.5]]
+legrad [[0.0, 1.0]]
 rollout [[0.75, 0.25]]
 """
 
@@ -47,6 +48,19 @@ def attention_gradient(
         keeps = attention.shape[-2] == attention.shape[-1]
         relevance = relevance + gained if keeps else gained
     return _read(relevance, slopes)
+
+
+def legrad(attentions: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+    """Add up the positive gradients of all blocks (Bousselham et al., ICCV 2025).
+
+    LeGrad: ``R_j = sum over blocks of the mean over heads and queries i of
+    relu(dS_l/dA_l[h, i, j])``. The score ``S_l = y_l . p`` of block l is read out
+    behind it: y_l is what the part of the network behind the last block, such as the
+    final normalisation, the pooling and a dense layer, makes of the tokens of block l.
+    As in the paper all blocks count; the authors' code takes the last two, the mean of
+    the tokens whatever the network pools, and y_l divided by its length.
+    """
+    return sum(ops.mean(ops.relu(slope), axis=(1, 2)) for slope in slopes)
 
 
 def rollout(attentions: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
