@@ -326,6 +326,12 @@ def test_a_worker_runs_what_it_is_asked_for(worker, tmp_path) -> None:
     assert asked.ask("forward", 1)["seconds"] > 0  # goes on
 
 
+def test_the_programs_of_the_peers_are_where_they_are_looked_for() -> None:
+    assert peers.ROOT == ROOT
+    for group in peers.GROUPS:
+        assert (peers.WORKERS / group.worker).is_file()
+
+
 def test_a_worker_that_ends_is_absent(tmp_path) -> None:
     (tmp_path / "worker.py").write_text("")
     group = peers.Group(str(tmp_path / "worker.py"), sys.prefix, ())

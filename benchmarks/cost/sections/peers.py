@@ -19,7 +19,7 @@ from benchmarks.cost.results import Row
 from benchmarks.cost.timing import Timer, alternate, compare, timer
 from keras_embcam import embed, explain
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 WORKERS = ROOT / "benchmarks" / "cost" / "workers"
 # So that threads of the process that ran before are asleep.
 PAUSE = 0.1
