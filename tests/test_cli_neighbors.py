@@ -99,3 +99,15 @@ def test_a_broken_file_is_left_out_and_named(folder, tmp_path, capsys):
     assert "00_broken.jpg" in printed.err and "of 8 queries" in printed.out
     # The numbers of the others still fit their files.
     assert (tmp_path / "out" / "0002_1_neighbors.png").exists()
+
+
+def test_token_options_reach_the_search(folder, tmp_path, monkeypatch):
+    seen = {}
+
+    def search(*arguments, **options):
+        seen.update(options)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("keras_embcam.retrieval.explain_neighbors", search)
+    run(folder, "--token-grid", "2,8", "--num-prefix-tokens", 1, "--out", tmp_path)
+    assert (seen["token_grid"], seen["num_prefix_tokens"]) == ((2, 8), 1)

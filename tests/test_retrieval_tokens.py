@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_embcam import contributions, explain_pair
+from keras_embcam import contributions, explain_neighbors, explain_pair
 from keras_embcam.network.view import ModelView
 
 RNG = np.random.default_rng(0)
@@ -76,3 +76,10 @@ def test_activations_are_put_back_between_the_other_tokens(pool):
     assert np.abs(nothing.embeddings - recording.embeddings).max() > 1e-3
     # The class token still tells the images apart, if only through the first block.
     assert np.abs(nothing.embeddings[0] - nothing.embeddings[1]).max() > 1e-5
+
+
+def test_neighbors_take_the_grid_that_they_are_told():
+    model = make("patches")
+    options = {"token_grid": (2, 8), "num_prefix_tokens": 1}
+    found = explain_neighbors(model, IMAGES, k=1, resize=False, **options)
+    assert found.heatmaps_matches.shape == (3, 1, 2, 8)

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_embcam.cli.model_file import check_model_file
 from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
+from keras_embcam.cli.token_options import add_token_options, token_options_of
 
 
 def add_command(commands: Any) -> None:
@@ -41,6 +42,7 @@ def add_command(commands: Any) -> None:
     )
     neighbors.add_argument("--conv-layer", help="default: the last convolution")
     neighbors.add_argument("--embedding-layer", help="default: the model's output")
+    add_token_options(neighbors)
     add_preprocessing(neighbors)
     neighbors.add_argument(
         "--image-size",
@@ -96,6 +98,7 @@ def run(options: argparse.Namespace) -> None:
         only_errors=options.only_errors,
         conv_layer=options.conv_layer,
         embedding_layer=options.embedding_layer,
+        **token_options_of(options),
         preprocessing_function=preprocessing_of(options),
         image_size=options.image_size,
         strict=options.strict,

@@ -45,6 +45,8 @@ def explain_neighbors(
     embedding_layer: Any = None,
     num_steps: int | None = None,
     resize: bool = True,
+    token_grid: tuple[int, int] | None = None,
+    num_prefix_tokens: int | None = None,
     preprocessing_function: str | Callable | None = None,
     image_size: tuple[int, int] | None = None,
     strict: bool = False,
@@ -82,6 +84,8 @@ def explain_neighbors(
         embedding_layer: see `EmbeddingCAM`.
         num_steps: see `contributions`.
         resize: True for heatmaps of the size of the images, False for less memory.
+        token_grid: see `EmbeddingCAM`.
+        num_prefix_tokens: see `EmbeddingCAM`.
         preprocessing_function: see `explain_batches`.
         image_size: see `explain_batches`.
         strict: see `explain_batches`. Labels and rows keep the numbers of the images
@@ -119,6 +123,8 @@ def explain_neighbors(
         embedding_layer=embedding_layer,
         resize=resize,
         joins_branches=False,
+        token_grid=token_grid,
+        num_prefix_tokens=num_prefix_tokens,
     )
     reader = ContributionReader(model, method, num_steps)
 
