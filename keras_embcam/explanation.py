@@ -25,7 +25,8 @@ class Explanation(NamedTuple):
             that are no patches (class, distillation and register tokens): the share
             of the gradient's length that falls on them, the mean over the explained
             layers. No map shows it: where it is high, the patches are a small part
-            of the story. Else None.
+            of the story. Else None, also with presets of the attention, such as
+            "legrad", which record no tokens and so no gradient at them.
     """
 
     heatmaps: np.ndarray
