@@ -11,7 +11,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent))
 
 from benchmarks.papers import choose_token_default as choice
-from benchmarks.papers import hybrids
+from benchmarks.papers import hybrids, token_peers
 from keras_embcam.network.feature_maps import AttentionLayers
 from keras_embcam.network.view import ModelView
 from keras_embcam.presets import PRESETS
@@ -50,3 +50,18 @@ def test_candidates_are_the_presets_of_their_names(pooling: str) -> None:
         np.testing.assert_allclose(
             choice.scale(np.asarray(found)), expected, rtol=1e-2, atol=1e-4
         )
+
+
+def test_peers_that_are_not_installed_are_absent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    group = token_peers.GROUP._replace(environment="no-such-environment")
+    monkeypatch.setattr(token_peers, "GROUP", group)
+    keras.utils.set_random_seed(0)
+    maps = np.random.default_rng(0).normal(size=(2, *hybrids.GRID, 96))
+    found = token_peers.explain_with_all(hybrids.make_head("token"), maps, None)
+    assert list(found) == ["uniform", *token_peers.OURS]
+    assert all(x.shape == (2, *hybrids.GRID) for x in found.values())
+    assert "the peers are absent: there is no no-such-environment" in (
+        capsys.readouterr().out
+    )

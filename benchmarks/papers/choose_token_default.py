@@ -14,7 +14,7 @@ photographs side by side, for class means.
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -205,23 +205,55 @@ CANDIDATES: dict[str, Callable[[Maps], np.ndarray]] = {
 }
 
 
+class Judged(NamedTuple):
+    """Figures of one candidate: of each bird, and of each montage and asked half."""
+
+    inside: np.ndarray
+    faithful: np.ndarray
+    asked: np.ndarray
+
+    def __str__(self) -> str:
+        """Return their means."""
+        return ", ".join(f"{np.nanmean(x):.2f}" for x in self)
+
+
+def explain_with_candidates(
+    head: keras.Model, maps: np.ndarray, proxies: np.ndarray | None
+) -> Maps:
+    """Return the map of each candidate."""
+    parts = collect(head, maps, proxies)
+    return {name: make(parts) for name, make in CANDIDATES.items()}
+
+
 def judge(
     backbone: keras.Model,
     head: keras.Model,
     birds: dict[str, np.ndarray],
     part: str,
     num_curves: int,
-) -> dict[str, tuple[float, float, float]]:
-    """Return for each candidate: ratio, insertion - deletion, asked half."""
+    explain_with_all: Callable[..., Maps] = explain_with_candidates,
+) -> dict[str, Judged]:
+    """Return for each candidate: ratio, insertion - deletion, asked half.
+
+    Args:
+        backbone: makes what the transformer takes of images.
+        head: the transformer.
+        birds: see `load`.
+        part: of the choice.
+        num_curves: of how many birds pixels are deleted and inserted.
+        explain_with_all: of a transformer, what goes into it, and proxies or None for
+            single points, returns maps by the name of the candidate.
+    """
     classes, labels = np.unique(birds["label"], return_inverse=True)
     means = np.asarray(class_mean(head.predict(birds["maps"], verbose=0), labels))
     some = choose_birds(len(labels), part)
     images, labels, maps = birds["image"][some], labels[some], birds["maps"][some]
     montages = make_montages(images, labels, 2, NUM_MONTAGES, seed=1)
     sides = backbone.predict(montages.images, verbose=0)
-    own = collect(head, maps, None)
+    own = explain_with_all(head, maps, None)
     halves = [
-        collect(head, sides, means[montages.cell_labels[:, cell]]) for cell in (0, 1)
+        explain_with_all(head, sides, means[montages.cell_labels[:, cell]])
+        for cell in (0, 1)
     ]
     spread = np.arange(0, len(images), max(1, len(images) // num_curves))[:num_curves]
     few = images[spread].astype("float32")
@@ -231,9 +263,9 @@ def judge(
         return model.predict(batch, batch_size=BATCH, verbose=0)
 
     targets, found = run(few), {}
-    for name, candidate in CANDIDATES.items():
+    for name in own:
         heatmaps = np.asarray(
-            resize_heatmaps(candidate(own).astype("float32"), images.shape[1:3])
+            resize_heatmaps(own[name].astype("float32"), images.shape[1:3])
         )
         inside = heatmap_ratio_in_boxes(heatmaps, birds["bbox"][some], "rel_yxyx")
         ordered = heatmaps[spread]
@@ -247,14 +279,10 @@ def judge(
             for curve in (insertion_curve, deletion_curve)
         )
         asked = [
-            heat_by_cell(candidate(maps).astype("float32"), 2)[:, cell]
+            heat_by_cell(maps[name].astype("float32"), 2)[:, cell]
             for cell, maps in enumerate(halves)
         ]
-        found[name] = (
-            float(np.nanmean(inside)),
-            float(np.nanmean(inserted - deleted)),
-            float(np.nanmean(asked)),
-        )
+        found[name] = Judged(inside, inserted - deleted, np.concatenate(asked))
         print(f"{name}: {found[name]}", flush=True)
     return found
 
@@ -308,16 +336,21 @@ def make_heads(
     return heads
 
 
-def main() -> None:
-    """Print a table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return what reads where birds, weights and trained transformers are."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, metavar="CUB_FOLDER")
     parser.add_argument("--weights", type=Path, required=True, metavar="MOBILENET_V2")
     parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--part", choices=PARTS, default="choose")
     parser.add_argument("--epochs", type=int, default=hybrids.EPOCHS)
     parser.add_argument("--curves", type=int, default=NUM_CURVES, metavar="BIRDS")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Print a table as Markdown."""
+    options = make_parser(__doc__).parse_args()
     backbone = hybrids.make_backbone(options.weights)
     birds = load(options, backbone, PARTS[options.part])
     columns = {
@@ -327,9 +360,7 @@ def main() -> None:
     print(f"| candidate ({options.part}) | {' | '.join(columns)} |")
     print(f"| --- |{' --- |' * len(columns)}")
     for name in CANDIDATES:
-        cells = [
-            ", ".join(f"{x:.2f}" for x in column[name]) for column in columns.values()
-        ]
+        cells = [str(column[name]) for column in columns.values()]
         print(f"| {name} | {' | '.join(cells)} |")
 
 

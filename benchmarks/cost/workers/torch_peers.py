@@ -136,9 +136,8 @@ def make_forward(network: Network, images: np.ndarray) -> Job:
     return run
 
 
-def make_grad_cam(network: Network, proxy: np.ndarray) -> Job:
-    """Return pytorch-grad-cam's Grad-CAM."""
-    # It imports torchvision for things that its maps do not use.
+def import_grad_cam() -> ModuleType:
+    """Import pytorch-grad-cam without torchvision, which its maps do not use."""
     names: dict[str, list[str]] = {
         "torchvision": [],
         "torchvision.transforms": ["Compose", "Normalize", "ToTensor"],
@@ -147,9 +146,15 @@ def make_grad_cam(network: Network, proxy: np.ndarray) -> Job:
     for name, attributes in names.items():
         sys.modules[name] = ModuleType(name)
         vars(sys.modules[name]).update(dict.fromkeys(attributes))
-    from pytorch_grad_cam import GradCAM
+    import pytorch_grad_cam
 
-    cam, vector = GradCAM(network, [network.blocks[-1]]), torch.tensor(proxy)
+    return pytorch_grad_cam
+
+
+def make_grad_cam(network: Network, proxy: np.ndarray) -> Job:
+    """Return pytorch-grad-cam's Grad-CAM."""
+    cam = import_grad_cam().GradCAM(network, [network.blocks[-1]])
+    vector = torch.tensor(proxy)
 
     def run(images: np.ndarray) -> np.ndarray:
         targets = [lambda embedding: embedding @ vector] * len(images)
