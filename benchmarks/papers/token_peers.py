@@ -35,7 +35,11 @@ from keras_embcam import explain
 from keras_embcam.unit_vectors import normalize_rows
 
 DEFAULT = "keras_embcam, default"
-OURS = {DEFAULT: "tokens", "keras_embcam, legrad": "legrad"}
+OURS: dict[str, dict[str, str]] = {
+    DEFAULT: {},
+    "keras_embcam, gradcam": {"weighting": "gradcam"},
+    "keras_embcam, legrad": {"preset": "legrad"},
+}
 PEERS = (
     *(f"grad-cam {x}" for x in ("GradCAM", "LayerCAM", "HiResCAM")),
     *(f"torchcam {x}" for x in ("GradCAM", "LeGrad")),
@@ -81,8 +85,8 @@ def explain_with_all(
     if proxies is None:
         proxies = np.asarray(normalize_rows(head.predict(maps, verbose=0)))
     found = {"uniform": np.ones((len(maps), *hybrids.GRID), "float32")}
-    for name, preset in OURS.items():
-        found[name] = explain(head, maps, proxies=proxies, preset=preset)
+    for name, options in OURS.items():
+        found[name] = explain(head, maps, proxies=proxies, **options)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         worker = start(stack, Path(folder), head, maps, proxies)
         for name in PEERS if worker else ():
@@ -127,9 +131,9 @@ def time_all(head: keras.Model, maps: np.ndarray) -> dict[str, float]:
     proxies = np.asarray(normalize_rows(head.predict(maps, verbose=0)))
     timers: dict[str, Timer] = {
         name: timer(
-            partial(explain, head, maps, proxies=proxies, preset=x, batch_size=BATCH)
+            partial(explain, head, maps, proxies=proxies, batch_size=BATCH, **options)
         )
-        for name, x in OURS.items()
+        for name, options in OURS.items()
     }
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         worker = start(stack, Path(folder), head, maps, proxies)
