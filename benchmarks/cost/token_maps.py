@@ -30,6 +30,11 @@ METHODS: dict[str, tuple[dict[str, str], int]] = {
     "element-wise, last block": ({"weighting": "hirescam"}, BACK),
     "Grad-CAM, last block": ({"weighting": "gradcam"}, BACK),
     "tokens": ({"preset": "tokens"}, NUM_BLOCKS * BACK),
+    # Back from the end of each block to its attention: nine of the twelve products.
+    "legrad": (
+        {"preset": "legrad"},
+        NUM_BLOCKS * (LINEAR * 9 // 12 + 2 * MIXING),
+    ),
     "attention_gradient": (
         {"preset": "attention_gradient"},
         NUM_BLOCKS * (BACK + 2 * MIXING + TOKENS**3),

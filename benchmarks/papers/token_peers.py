@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from benchmarks.cost.sections.peers import AbsentError, Group, Worker
-from benchmarks.cost.timing import Timer, alternate, find_spread, timer
+from benchmarks.cost.timing import Timer, alternate, timer
 from benchmarks.papers import hybrids
 from benchmarks.papers.choose_token_default import (
     BATCH,
@@ -126,7 +126,10 @@ def start(
 
 
 def time_all(head: keras.Model, maps: np.ndarray) -> dict[str, float]:
-    """Return the seconds of an image of each library, the median of several rounds."""
+    """Return the seconds of an image of each library, of the fastest of some rounds.
+
+    Threads of torch that wait for each other lose more than ours on a busy machine.
+    """
     maps = maps[:BATCH].astype("float32")
     proxies = np.asarray(normalize_rows(head.predict(maps, verbose=0)))
     timers: dict[str, Timer] = {
@@ -140,7 +143,7 @@ def time_all(head: keras.Model, maps: np.ndarray) -> dict[str, float]:
         for name in PEERS if worker else ():
             timers[name] = worker.timer(name, len(maps))
         seconds = alternate(timers, NUM_ROUNDS)
-    return {x: find_spread(s).median / len(maps) for x, s in seconds.items()}
+    return {x: min(s) / len(maps) for x, s in seconds.items()}
 
 
 def make_row(name: str, judged: dict[str, Judged], seconds: dict[str, float]) -> str:
