@@ -50,8 +50,8 @@ class EmbeddingCAM(keras.layers.Wrapper):
             maps of the last layers of the two next finer sizes
             (`keras_embcam.presets.localize`); a ``conv_layer`` may name others. Its
             boxes: ``find_boxes(..., "otsu_4th_root")``.
-            For transformers "tokens", "attention_gradient" (Chefer et al.) and
-            baselines: `keras_embcam.presets`.
+            For transformers "tokens", "attention_gradient" (Chefer et al.),
+            "legrad" (Bousselham et al.) and baselines: `keras_embcam.presets`.
         resize: True for heatmaps of the size of the images (bilinear, pixel centres
             aligned), False for the size of the activations.
         normalize: True to divide each heatmap by its maximum.
