@@ -1,6 +1,7 @@
 """The attention that is recorded, and its presets, against explicit matrices."""
 
 import doctest
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from keras import layers, ops
 
 from keras_embcam import EmbeddingCAM, explain
 from keras_embcam.network.feature_maps import AttentionLayers
-from keras_embcam.network.view import ModelView
+from keras_embcam.network.view import ModelView, Recording
 from keras_embcam.presets import PRESETS
 from keras_embcam.running.one_batch import compute_heatmaps
 from keras_embcam.weightings import by_attention
@@ -72,21 +73,20 @@ def make(*arguments: Any) -> keras.Model:
     return model
 
 
+@functools.lru_cache(maxsize=2)
+def record(model: keras.Model, layers: AttentionLayers) -> Recording:
+    return ModelView(model, layers).record(IMAGES)
+
+
 def raw_maps(
     model: keras.Model, kinds: list[str] = KINDS, proxies: np.ndarray = PROXIES
 ) -> dict[str, np.ndarray]:
     """Return the maps (3, 4, 4) of several presets from one run, not scaled."""
-    recording = ModelView(model, AttentionLayers()).record(IMAGES)
-    found = {
-        kind: np.asarray(compute_heatmaps(recording, proxies, PRESETS[kind].weighting))
-        for kind in kinds
-        if kind != "legrad"
-    }
-    if "legrad" in kinds:
-        preset = PRESETS["legrad"]
-        recording = ModelView(model, preset.conv_layer).record(IMAGES)
-        legrad = compute_heatmaps(recording, proxies, preset.weighting)
-        found["legrad"] = np.asarray(legrad)
+    found = {}
+    for kind in kinds:
+        recording = record(model, PRESETS[kind].conv_layer)
+        heatmaps = compute_heatmaps(recording, proxies, PRESETS[kind].weighting)
+        found[kind] = np.asarray(heatmaps)
     return found
 
 
