@@ -26,7 +26,7 @@ def add_command(commands: Any) -> None:
         "default: cnn",
     )
     demo.add_argument(
-        "--epochs", type=int, help="default: 6 (cnn), 8 (vit) or 4 (birds)"
+        "--epochs", type=int, help="default: 6 (cnn), 14 (vit) or 4 (birds)"
     )
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument(

@@ -175,7 +175,7 @@ class Recipe(NamedTuple):
 # A transformer hardly learns from semi-hard triplets in so few steps.
 RECIPES = {
     "cnn": Recipe(make_embeddings, "triplet", 6, 3e-3, 0.0),
-    "vit": Recipe(make_vit_embeddings, "proxy_anchor", 8, 1e-3, 0.1),
+    "vit": Recipe(make_vit_embeddings, "proxy_anchor", 14, 1e-3, 0.1),
 }
 
 
