@@ -131,7 +131,9 @@ class Method:
                 depends on it. With `top_channels` it weighs channels in any case.
         """
         if self.preset is not None:
-            return get_preset(self.preset).weighting
+            preset = get_preset(self.preset)
+            of_tokens = preset.of_tokens if makes_tokens else None
+            return of_tokens or preset.weighting
         if self.weighting == AUTO:
             if makes_tokens and self.top_channels is None:
                 return get_preset("tokens").weighting

@@ -61,12 +61,14 @@ class Preset(NamedTuple):
         conv_layer: where the user names none.
         box_threshold: for `keras_embcam.heatmaps.find_boxes`.
         follows_proxy: False for a baseline, which makes the same map of any proxy.
+        of_tokens: takes the place of `weighting` for the blocks of a transformer.
     """
 
     weighting: LayerFusion
     conv_layer: Any
     box_threshold: float | str
     follows_proxy: bool = True
+    of_tokens: LayerFusion | None = None
 
 
 def localize(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
@@ -108,10 +110,31 @@ def localize(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tens
     ]
     if not finer:
         return coarse
-    masks = fuse_heatmaps(finer)
-    coarse = ops.average_pool(
-        coarse[..., None], NEIGHBOURHOOD, 1, "same", data_format="channels_last"
-    )[..., 0]
+    return _spread(_average(coarse), fuse_heatmaps(finer))
+
+
+def localize_tokens(
+    activations: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> Tensor:
+    """Return `localize` for a transformer, whose blocks have maps of one size.
+
+    With F of `explain_tokens`, where all blocks agree on the proxy, in place of the map
+    of the last layer, and with its L, the length of the gradient, in place of the finer
+    maps: like these it shows how far the object reaches and hardly follows the proxy.
+
+    Args:
+        activations: of each block (n, h, w, k) float32.
+        gradients: of the score, the same shapes.
+
+    Returns:
+        (n, h, w) float32, >= 0.
+    """
+    masks = gradient_length(activations, gradients)
+    return _spread(_agree(activations, gradients), masks)
+
+
+def _spread(coarse: Tensor, masks: Tensor) -> Tensor:
+    """Return the masks (n, h, w) as far as they are connected with the coarse map."""
     coarse = scale_heatmaps(resize_heatmaps(coarse, ops.shape(masks)[1:3]))
     is_marked = scale_heatmaps(masks * coarse) >= MARKED
     reached = reconstruct_heatmaps(ops.where(is_marked, masks, 0.0), masks)
@@ -148,23 +171,28 @@ def explain_tokens(
     >>> np.rint(10 * heatmaps).astype(int).tolist()
     [[[2, 10]]]
     """
-    layers = list(zip(activations, gradients, strict=True))
-    elements = []
-    for a, g in layers:
-        averaged = ops.average_pool(
-            combine_channels(a, hirescam(a, g))[..., None],
-            NEIGHBOURHOOD,
-            1,
-            "same",
-            data_format="channels_last",
-        )
-        elements.append(averaged[..., 0])
+    agreed = _agree(activations, gradients)
+    return agreed**SHARPNESS * gradient_length(activations, gradients)
+
+
+def _agree(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """Return F of `explain_tokens`, (n, h, w)."""
+    elements = [
+        _average(combine_channels(a, hirescam(a, g)))
+        for a, g in zip(activations, gradients, strict=True)
+    ]
     size = ops.shape(elements[-1])[1:3]
     stacked = ops.stack([scale_heatmaps(resize_heatmaps(x, size)) for x in elements])
     agreed = ops.exp(ops.mean(ops.log(stacked + NOT_ALONE), axis=0)) - NOT_ALONE
     # Where all are zero there must be no rounding error either.
-    agreed = ops.where(ops.any(stacked > 0, axis=0), ops.relu(agreed), 0.0)
-    return agreed**SHARPNESS * gradient_length(activations, gradients)
+    return ops.where(ops.any(stacked > 0, axis=0), ops.relu(agreed), 0.0)
+
+
+def _average(heatmaps: Tensor) -> Tensor:
+    """Return each value averaged with its neighbours."""
+    return ops.average_pool(
+        heatmaps[..., None], NEIGHBOURHOOD, 1, "same", data_format="channels_last"
+    )[..., 0]
 
 
 def gradient_length(
@@ -186,7 +214,12 @@ def _of_attention(
 
 
 PRESETS: dict[str, Preset] = {
-    "localize": Preset(LayerFusion(localize), Scales(3), "otsu_4th_root"),
+    "localize": Preset(
+        LayerFusion(localize),
+        Scales(3),
+        "otsu_4th_root",
+        of_tokens=LayerFusion(localize_tokens),
+    ),
     "tokens": Preset(LayerFusion(explain_tokens), TokenBlocks(), 0.2),
     "gradient_length": Preset(LayerFusion(gradient_length), TokenBlocks(), 0.2),
     "attention_gradient": _of_attention(by_attention.attention_gradient),

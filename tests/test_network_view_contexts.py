@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_embcam.network.view import ModelView, Recording
+from keras_embcam.network.recorded import Recording
+from keras_embcam.network.view import ModelView
 
 # Graphs
 

@@ -262,12 +262,6 @@ def test_a_grid_that_is_none(saved: Path, capsys: Any, grid: str) -> None:
 # Other explanations, and changed networks
 
 
-def test_a_preset_of_several_sizes_has_one_of_tokens(model: keras.Model) -> None:
-    fine = explain(model, IMAGES, preset="localize")
-    coarse = explain(model, IMAGES, weighting="gradcam")
-    np.testing.assert_allclose(fine, coarse, atol=1e-6)
-
-
 @pytest.mark.parametrize("method", ["saliency", "guided_backpropagation"])
 def test_pixel_maps(model: keras.Model, method: str) -> None:
     proxies = np.random.default_rng(2).normal(size=(6, 5)).astype("float32")

@@ -10,6 +10,7 @@ from keras import layers, ops
 
 from keras_embcam import EmbeddingCAM, explain
 from keras_embcam.evaluation import Method, evaluate
+from keras_embcam.metrics import heatmap_ratio_in_boxes
 from keras_embcam.network.feature_maps import AllBranches, TokenBlocks
 from keras_embcam.network.view import ModelView
 from keras_embcam.presets import explain_tokens
@@ -58,8 +59,8 @@ def model() -> keras.Model:
     return transformer()
 
 
-def expected_map(model: keras.Model) -> np.ndarray:
-    """Return the maps by a plain tape over a model cut by hand, and loops."""
+def expected_parts(model: keras.Model) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return F and L of each image by a plain tape over a cut model, and loops."""
     names = ["norm1_0", "norm1_1"]
     parts = keras.Model(model.inputs, [model.get_layer(x).output for x in names])
     full = keras.Model(model.inputs, [*parts.outputs, model.outputs[0]])
@@ -82,9 +83,27 @@ def expected_map(model: keras.Model) -> np.ndarray:
             followed *= (blurred / max(blurred.max(), 1e-30) + 0.01) ** (1 / 2)
             norms = np.linalg.norm(g[image].numpy()[1:], axis=1).reshape(4, 4)
             lengths += norms / norms.max() / 2
-        product = np.maximum(followed - 0.01, 0) ** 3 * lengths
-        heatmaps.append(product / max(product.max(), 1e-30))
-    return np.array(heatmaps)
+        heatmaps.append((np.maximum(followed - 0.01, 0), lengths))
+    return heatmaps
+
+
+def flow(followed: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return "localize" of one image, by the highest way to each patch."""
+    followed = followed / followed.max()
+    both = followed * lengths
+    reached = np.zeros_like(lengths)
+    todo = [(lengths[x], x) for x in np.ndindex(4, 4) if both[x] >= 0.8 * both.max()]
+    while todo:  # the highest way first
+        todo.sort()
+        level, (i, j) = todo.pop()
+        if reached[i, j] >= level:
+            continue
+        reached[i, j] = level
+        near = ((a, b) for a in (i - 1, i, i + 1) for b in (j - 1, j, j + 1))
+        todo += [
+            (min(level, lengths[x]), x) for x in near if 0 <= min(x) and max(x) < 4
+        ]
+    return reached**2 * (followed**2 / (followed**2 + 0.3**2)) ** 0.3
 
 
 def grid_map(model: Any, **options: Any) -> np.ndarray:
@@ -96,8 +115,23 @@ def test_no_argument_gives_the_preset(model: keras.Model) -> None:
     assert heatmaps.shape == (3, 32, 32)
     np.testing.assert_array_equal(heatmaps, explain(model, IMAGES, preset="tokens"))
     found = grid_map(model)
-    np.testing.assert_allclose(found, expected_map(model), rtol=1e-3, atol=1e-5)
+    expected = np.array([f**3 * length for f, length in expected_parts(model)])
+    expected /= expected.max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
     assert not np.allclose(found, grid_map(model, weighting="gradcam"), atol=0.1)
+
+
+def test_localize_spreads_what_the_blocks_agree_on(model: keras.Model) -> None:
+    found = grid_map(model, preset="localize")
+    expected = np.array([flow(*parts) for parts in expected_parts(model)])
+    expected /= expected.max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    boxes = {"image": IMAGES, "bbox": np.float32([[0.1, 0.1, 0.8, 0.7]] * 3)}
+    method = Method("localize", preset="localize")
+    [row] = evaluate(model, boxes, [method], num_timings=0).rows
+    whole = explain(model, IMAGES, preset="localize")
+    ratios = heatmap_ratio_in_boxes(whole, boxes["bbox"], "rel_yxyx")
+    assert row["heatmap_ratio_bbox"] == pytest.approx(np.mean(ratios), abs=1e-5)
 
 
 def test_the_layers_of_the_preset(model: keras.Model) -> None:

@@ -13,7 +13,8 @@ from keras import layers, ops
 
 from keras_embcam import EmbeddingCAM, explain
 from keras_embcam.network.feature_maps import AttentionLayers
-from keras_embcam.network.view import ModelView, Recording
+from keras_embcam.network.recorded import Recording
+from keras_embcam.network.view import ModelView
 from keras_embcam.presets import PRESETS
 from keras_embcam.running.one_batch import compute_heatmaps
 from keras_embcam.weightings import by_attention

@@ -11,7 +11,8 @@ from keras import ops
 from keras_embcam.evaluation.compared_method import ComparedMethod
 from keras_embcam.heatmaps import resize_heatmaps, scale_heatmaps
 from keras_embcam.method import Method
-from keras_embcam.network.view import ModelView, Recording
+from keras_embcam.network.recorded import Recording
+from keras_embcam.network.view import ModelView
 from keras_embcam.running.compiled_functions import run_once
 from keras_embcam.running.one_batch import (
     compute_heatmaps,
@@ -118,7 +119,7 @@ def compute_maps(
     made: dict[Any, tuple[Tensor, Tensor]] = {}
     maps = []
     for place, is_averaged, method in plans:
-        weigh: Any = method.weigh
+        weigh: Any = method.weigh_for(view.makes_tokens)
         if is_averaged:
             several = proxies[:, slice(*place)]
             run, vectors = recording, several[:, 0]

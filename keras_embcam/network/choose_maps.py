@@ -85,10 +85,13 @@ class MapChooser:
             return self._choose_named(check_layers(conv_layer))
         is_default = isinstance(conv_layer, TokenBlocks | AllBranches | Scales)
         last = self._choose_named([None if is_default else conv_layer])
-        if isinstance(conv_layer, TokenBlocks):
+        has_tokens = last.maps[0].layout is not None
+        if isinstance(conv_layer, TokenBlocks) or (
+            isinstance(conv_layer, Scales) and has_tokens
+        ):
             return self._choose_blocks(last)
         if isinstance(conv_layer, AllBranches):
-            if last.maps[0].layout is None:
+            if not has_tokens:
                 return self._join_branches(last)
             return self._choose_blocks(last) if conv_layer.all_blocks else last
         if conv_layer is None or is_default:

@@ -3,9 +3,8 @@
 import math
 import threading
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,6 +24,7 @@ from keras_embcam.network.feature_maps import (
 from keras_embcam.network.front import Fronts
 from keras_embcam.network.noise_images import find_images, make_noise_images
 from keras_embcam.network.raw_embedding import find_embedding
+from keras_embcam.network.recorded import Recording
 from keras_embcam.network.recording import run_and_record
 from keras_embcam.network.tokens import check_token_options
 from keras_embcam.network.trial_run import TrialRun
@@ -39,34 +39,6 @@ MIN_LENGTH_GRADIENT = 0.05
 # Keras does not build one model in several threads at once. Reentrant, since a model
 # may hold a layer that looks at a model of its own.
 _build_lock = threading.RLock()
-
-
-class Recording(NamedTuple):
-    """One run of a model.
-
-    Attributes:
-        activations: (n, h, w, k) float32, the feature map that is explained: the
-            output of a convolution, or the patches among the tokens of a layer. A
-            list of them where several are chosen.
-        embeddings: (n, d) float32, raw.
-        pull_back: maps a float32 cotangent (n, d) on the embeddings to its gradient
-            at the activations, of their shape and structure. Differentiates only
-            the part of the model behind the layers; may be called many times.
-        pull_back_and_share: the same, with the share (n,) of the gradient's length on
-            tokens that are no patches; None where there are none.
-        place: None, or, where attention is explained and activations are the
-            attention of each block (n, heads, t, t), what makes maps (n, h, w) of the
-            relevance of each token (n, t).
-        adds_up: whether several maps are those of parallel branches, which add to the
-            score side by side.
-    """
-
-    activations: Any
-    embeddings: Tensor
-    pull_back: Callable[[Tensor], Any]
-    pull_back_and_share: Callable[[Tensor], tuple[Any, Tensor]] | None = None
-    place: Callable[[Tensor], Tensor] | None = None
-    adds_up: bool = False
 
 
 class ModelView:

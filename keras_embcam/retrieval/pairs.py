@@ -260,11 +260,7 @@ def explain_pair(
 
 
 def check_finite(name: str, embeddings: np.ndarray) -> None:
-    """Check embeddings.
-
-    Raises:
-        ValueError: where they hold NaN or infinity.
-    """
+    """Raise a ValueError where embeddings hold NaN or infinity."""
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if len(bad):
         raise ValueError(

@@ -5,7 +5,8 @@ from typing import Any
 from keras import ops
 
 from keras_embcam.method import Method
-from keras_embcam.network.view import ModelView, Recording
+from keras_embcam.network.recorded import Recording
+from keras_embcam.network.view import ModelView
 from keras_embcam.running.one_batch import compute_heatmaps, explain_images
 
 Tensor = Any

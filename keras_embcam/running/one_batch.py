@@ -16,7 +16,8 @@ from keras_embcam.heatmaps import (
 )
 from keras_embcam.method import Method
 from keras_embcam.network.noise_images import find_images
-from keras_embcam.network.view import ModelView, Recording
+from keras_embcam.network.recorded import Recording
+from keras_embcam.network.view import ModelView
 from keras_embcam.presets import LayerFusion
 from keras_embcam.proxies import check_proxies_shape, single_point
 from keras_embcam.weightings import Weighting, gradcam, keep_top_channels
