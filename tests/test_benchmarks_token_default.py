@@ -18,6 +18,7 @@ from keras_embcam.presets import PRESETS
 from keras_embcam.running.one_batch import compute_heatmaps
 
 ROWS = {
+    "localize": "localize",
     "tokens": "geometric mean of E^3 x L (the default)",
     "gradient_length": "length of the gradient, mean of all (L)",
     "attention_gradient": "attention x gradient, accumulated (C)",
@@ -42,10 +43,14 @@ def test_candidates_are_the_presets_of_their_names(pooling: str) -> None:
         layers: ModelView(head, layers).record(maps)
         for layers in (PRESETS["tokens"].conv_layer, AttentionLayers())
     }
+    recordings[PRESETS["localize"].conv_layer] = recordings[
+        PRESETS["tokens"].conv_layer
+    ]
     for name, row in ROWS.items():
         preset = PRESETS[name]
         recording = recordings[preset.conv_layer]
-        found = compute_heatmaps(recording, proxies, preset.weighting)
+        weighting = preset.of_tokens or preset.weighting
+        found = compute_heatmaps(recording, proxies, weighting)
         expected = choice.scale(choice.CANDIDATES[row](parts))
         np.testing.assert_allclose(
             choice.scale(np.asarray(found)), expected, rtol=1e-2, atol=1e-4

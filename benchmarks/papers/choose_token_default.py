@@ -24,11 +24,12 @@ from benchmarks.papers import hybrids
 from keras_embcam.datasets import cub200
 from keras_embcam.evaluation.deletion import area_under, deletion_curve, insertion_curve
 from keras_embcam.evaluation.montages import heat_by_cell, make_montages
-from keras_embcam.heatmaps import resize_heatmaps
-from keras_embcam.metrics import heatmap_ratio_in_boxes
+from keras_embcam.heatmaps import reconstruct_heatmaps, resize_heatmaps
+from keras_embcam.metrics import heatmap_ratio_in_boxes, localization_accuracy
 from keras_embcam.network.raw_embedding import find_embedding
 from keras_embcam.network.recording import run_and_record
 from keras_embcam.network.trial_run import TrialRun
+from keras_embcam.presets import GATE_POWER, HALF_OPEN, MARKED
 from keras_embcam.proxies import class_mean
 
 NUM_BIRDS = 160
@@ -170,6 +171,16 @@ def agreed(power: int) -> Callable:
     return agree
 
 
+def spread(maps: Maps) -> np.ndarray:
+    """Return "localize": L as far as it is connected with where the blocks agree."""
+    coarse, masks = (
+        scale(make(maps)).astype("float32") for make in (agreed(1), LENGTHS)
+    )
+    marked = np.where(scale(masks * coarse) >= MARKED, masks, 0)
+    reached = np.asarray(reconstruct_heatmaps(marked, masks))
+    return reached**2 * (coarse**2 / (coarse**2 + HALF_OPEN**2)) ** GATE_POWER
+
+
 def accumulated(maps: Maps) -> np.ndarray:
     """Return the accumulated attention x gradient, divided by its maximum."""
     return scale(maps["accumulated"])
@@ -202,6 +213,7 @@ CANDIDATES: dict[str, Callable[[Maps], np.ndarray]] = {
     "geometric mean of E^2 x L": times(agreed(2), LENGTHS),
     "geometric mean of E^3 x L (the default)": times(agreed(3), LENGTHS),
     "geometric mean of E^3 x C": times(agreed(3), accumulated),
+    "localize": spread,
 }
 
 
@@ -211,9 +223,10 @@ class Judged(NamedTuple):
     inside: np.ndarray
     faithful: np.ndarray
     asked: np.ndarray
+    boxes: np.ndarray
 
     def __str__(self) -> str:
-        """Return their means."""
+        """Return the means of the first three."""
         return ", ".join(f"{np.nanmean(x):.2f}" for x in self)
 
 
@@ -233,7 +246,7 @@ def judge(
     num_curves: int,
     explain_with_all: Callable[..., Maps] = explain_with_candidates,
 ) -> dict[str, Judged]:
-    """Return for each candidate: ratio, insertion - deletion, asked half.
+    """Return for each candidate: ratio, insertion - deletion, asked half, boxes.
 
     Args:
         backbone: makes what the transformer takes of images.
@@ -255,8 +268,8 @@ def judge(
         explain_with_all(head, sides, means[montages.cell_labels[:, cell]])
         for cell in (0, 1)
     ]
-    spread = np.arange(0, len(images), max(1, len(images) // num_curves))[:num_curves]
-    few = images[spread].astype("float32")
+    every = np.arange(0, len(images), max(1, len(images) // num_curves))[:num_curves]
+    few = images[every].astype("float32")
     model = hybrids.join(backbone, head)
 
     def run(batch: np.ndarray) -> np.ndarray:
@@ -268,7 +281,7 @@ def judge(
             resize_heatmaps(own[name].astype("float32"), images.shape[1:3])
         )
         inside = heatmap_ratio_in_boxes(heatmaps, birds["bbox"][some], "rel_yxyx")
-        ordered = heatmaps[spread]
+        ordered = heatmaps[every]
         if name == "uniform":  # it has no order: any
             noise = np.random.default_rng(0).random((len(few), *hybrids.GRID))
             ordered = np.asarray(
@@ -282,8 +295,11 @@ def judge(
             heat_by_cell(maps[name].astype("float32"), 2)[:, cell]
             for cell, maps in enumerate(halves)
         ]
-        found[name] = Judged(inside, inserted - deleted, np.concatenate(asked))
-        print(f"{name}: {found[name]}", flush=True)
+        boxes = localization_accuracy(
+            heatmaps, birds["bbox"][some], "rel_yxyx", "otsu_4th_root"
+        )
+        found[name] = Judged(inside, inserted - deleted, np.concatenate(asked), boxes)
+        print(f"{name}: {found[name]}; boxes {np.mean(boxes):.3f}", flush=True)
     return found
 
 
