@@ -9,7 +9,8 @@ from keras import KerasTensor, ops, tree
 
 from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model, declared_inputs
-from keras_embcam.network.view import ModelView, find_images
+from keras_embcam.network.noise_images import find_images
+from keras_embcam.network.view import ModelView
 from keras_embcam.proxies import check_proxies_shape
 from keras_embcam.running.one_batch import explain_images
 from keras_embcam.weightings import Weighting
@@ -178,7 +179,7 @@ class EmbeddingCAM(keras.layers.Wrapper):
         """Return the symbolic ``(embeddings, heatmaps)`` for symbolic images."""
         # Not kept: a model that is being loaded has no weights to judge by yet.
         view = self._view or self._look(images)
-        num_images, *image_size = find_images(images).shape[:3]
+        num_images, *image_size = view.images_of(images).shape[:3]
         width = view.embedding_width
         if callable(proxies):
             function = tf.function(proxies, autograph=False)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from keras import tree
 
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.showing import check_indices, overlay_all, plot_pictures, to_html
@@ -61,7 +62,12 @@ class Explanation(NamedTuple):
         """Draw each map of some images, with its image and score as the caption."""
         images = self.images
         if not isinstance(images, list) or np.ndim(images[0]) != 3:
-            images = find_images(images)
+            # Of several inputs the one of the size of the maps, where one has it.
+            size = np.shape(self.heatmaps)[-2:]
+            images = next(
+                (x for x in tree.flatten(images) if np.shape(x)[1:3] == size),
+                find_images(images),
+            )
         pictures, captions = [], []
         overlays = overlay_all(images, self.heatmaps, indices)
         for index, maps in zip(indices, overlays, strict=True):

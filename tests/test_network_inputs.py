@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_embcam import explain
+from keras_embcam import EmbeddingCAM, embed, explain, explain_pair
 from keras_embcam.network.inputs import check_model, declared_inputs, fit_images
 
 SIZE = 8
@@ -121,3 +121,48 @@ def test_another_number_of_inputs_is_refused_by_their_names(model) -> None:
     message = r"Received 2 arrays, \['image', 'label'\].*labels go into `labels`"
     with pytest.raises(ValueError, match=message):
         explain(model, {"image": make_images(), "label": np.arange(5)})
+
+
+@pytest.fixture(scope="module")
+def two_images() -> keras.Model:
+    """Photographs, of which the middle is taken, and smaller maps of depth."""
+    photo = keras.Input((16, 20, 3), name="photo")
+    depth = keras.Input((8, 8, 1), name="depth")
+    a = layers.Conv2D(4, 3, name="a")(layers.CenterCrop(8, 10)(photo))
+    b = layers.Conv2D(4, 3, name="b")(depth)
+    pooled = [layers.GlobalAveragePooling2D()(x) for x in (b, a)]
+    return keras.Model([photo, depth], layers.Dense(4)(layers.Concatenate()(pooled)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "size"),
+    [("a", "photo", (16, 20)), ("b", "depth", (8, 8)), (["a", "b"], "photo", (16, 20))],
+)
+def test_two_images_of_several_sizes(two_images, layer, name, size) -> None:
+    random = np.random.default_rng(0)
+    inputs = [random.random((2, *x.shape[1:]), "float32") for x in two_images.inputs]
+    found = explain(two_images, inputs, conv_layer=layer, details=True)
+    assert found.heatmaps.shape == (2, *size)
+    expected = two_images.predict(inputs, verbose=0)
+    np.testing.assert_allclose(found.embeddings, expected, atol=1e-5)
+    weighting = "layercam" if isinstance(layer, list) else "gradcam"
+    cam = EmbeddingCAM(two_images, layer, weighting=weighting)
+    by_name = dict(zip(("photo", "depth"), inputs, strict=True))
+    again = explain(two_images, by_name, conv_layer=layer)
+    np.testing.assert_allclose(again, found.heatmaps, atol=1e-5)
+    assert cam(inputs)[1].shape == found.heatmaps.shape
+    assert f"images {name!r} of {size[0]} x" in repr(cam.view())
+    if layer == "a":  # heat in the middle, which the network sees
+        assert not found.heatmaps[:, :4].any() and found.heatmaps.any()
+    if layer == "b":
+        with pytest.raises(ValueError, match="images 'depth', which only `explain`"):
+            explain_pair(two_images, inputs, inputs, conv_layer="b")
+    else:
+        assert found._pictures([0])[0][0].shape[1] > found._pictures([0])[0][0].shape[0]
+
+
+def test_two_images_are_embedded(two_images) -> None:
+    inputs = [np.ones((2, *x.shape[1:]), "float32") for x in two_images.inputs]
+    expected = two_images.predict(inputs, verbose=0)
+    np.testing.assert_allclose(embed(two_images, inputs), expected, atol=1e-5)
+    assert explain(two_images, inputs).shape == (2, 16, 20)  # both layers

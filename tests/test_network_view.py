@@ -14,7 +14,8 @@ from keras import layers, ops
 
 from keras_embcam.network import view as module
 from keras_embcam.network.gradient_scale import cotangent_scale
-from keras_embcam.network.view import ModelView, find_images
+from keras_embcam.network.noise_images import find_images
+from keras_embcam.network.view import ModelView
 
 SHAPE = (9, 8, 3)
 

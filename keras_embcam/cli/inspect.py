@@ -65,6 +65,8 @@ def describe_view(view: Any) -> str:
         f"layer: {layers}, maps of {_times(view.map_size)}",
         f"embedding: {view.embedding}, width {view.embedding_width}",
     ]
+    if view.image_input.name is not None:
+        lines.append(f"heat lies on the images: {view.image_input.name}")
     several = view.num_prefix_tokens
     several = several if isinstance(several, list) else [several]
     if any(several):

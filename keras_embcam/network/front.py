@@ -13,7 +13,7 @@ from keras import ops, tree
 
 from keras_embcam.heatmaps import Field
 from keras_embcam.keras_private import flatten_layers
-from keras_embcam.network.hooks import leave_unchanged, observe
+from keras_embcam.network.hooks import Stop, leave_unchanged, observe
 from keras_embcam.network.noise_images import make_inputs
 from keras_embcam.network.trial_run import list_operations
 
@@ -54,15 +54,16 @@ class Fronts:
 
     Args:
         model: a built Keras model.
-        like: inputs of the model, of which only what is no image is kept.
+        like: inputs of the model, of which images of this size are not kept.
+        size: (H, W) of those that are looked at.
     """
 
-    def __init__(self, model: keras.Model, like: Any) -> None:
+    def __init__(self, model: keras.Model, like: Any, size: tuple[int, int]) -> None:
         self._model = weakref.ref(model)
         self._like = tree.map_structure(
             lambda x: (
                 keras.KerasTensor((1, None, None, x.shape[-1]), x.dtype)
-                if len(x.shape) == 4
+                if len(x.shape) == 4 and tuple(x.shape[1:3]) == size
                 else x[:1]
             ),
             like,
@@ -121,10 +122,6 @@ class Fronts:
         return None
 
 
-class Stop(BaseException):
-    """Ends a run early. No `Exception`: Keras would make another one of it."""
-
-
 def look_at_front(
     model: keras.Model, image_size: tuple[int, int], images: Any = None
 ) -> Front:
@@ -166,17 +163,22 @@ def _look(
     model: keras.Model, size: tuple[int, int], images: Any, highest: float
 ) -> Front | None:
     """Return the front for values in [0, highest], None where it is not linear."""
+    skipped: list[Any] = []
 
     def run(make: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Any:
         rows, columns = (np.arange(n, dtype="float32") / max(n - 1, 1) for n in size)
         pixels = highest * make(rows[:, None], columns[None])
-        return _input_of_first_convolution(model, images, pixels)
+        return _input_of_first_convolution(model, images, pixels, skipped)
 
-    first = run(lambda y, x: 0 * (y + x))
-    if first is None:
+    fixed = [x for x in tree.flatten(images) if ops.is_tensor(x) and x.ndim == 4]
+    while (first := run(lambda y, x: 0 * (y + x))) is not None:
+        zeros, convolution = first
+        ones = run(lambda y, x: 0 * (y + x) + 1)[0]
+        if not fixed or np.any(ones != zeros):
+            break
+        skipped.append(convolution)  # of another image, which stays as it is
+    else:
         return None
-    zeros, convolution = first
-    ones = run(lambda y, x: 0 * (y + x) + 1)[0]
     # One channel tells: of the others some may be empty, as for a colour.
     some = tuple(slice(None, None, max(1, n // NUM_LINES)) for n in zeros.shape[:2])
     channel = np.argmax(np.abs(ones[some] - zeros[some]).mean(axis=(0, 1)))
@@ -252,7 +254,7 @@ def _consumed(num_padded: int, convolution: Any, axis: int) -> int:
 
 
 def _input_of_first_convolution(
-    model: keras.Model, images: Any, pixels: np.ndarray
+    model: keras.Model, images: Any, pixels: np.ndarray, skipped: list[Any]
 ) -> tuple[np.ndarray, Any] | None:
     """Return the (h, w, c) float32 that the first layer with a kernel is given, and it.
 
@@ -271,6 +273,7 @@ def _input_of_first_convolution(
         operation
         for operation in list_operations(model).values()
         if isinstance(operation, keras.layers.Layer) and _has_kernel(operation)
+        if not any(operation is x for x in skipped)
     ]
     inputs = make_inputs(model, images, pixels)
     try:

@@ -26,6 +26,10 @@ _before: dict[int, tuple[str, Any]] = {}
 _observers: ContextVar[tuple[Observer, ...]] = ContextVar("_observers", default=())
 
 
+class Stop(BaseException):
+    """Ends a run early. No `Exception`: Keras would make another one of it."""
+
+
 @contextlib.contextmanager
 def observe(operations: Iterable[Any], observer: Observer) -> Iterator[None]:
     """Tell the observer of each call of these operations by this thread.

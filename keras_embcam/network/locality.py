@@ -8,8 +8,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_embcam.network.front import Stop
-from keras_embcam.network.hooks import leave_unchanged, observe
+from keras_embcam.network.hooks import Stop, leave_unchanged, observe
 from keras_embcam.network.noise_images import NUM_PROBES, find_images
 from keras_embcam.network.noise_runs import current_graph, is_in_graph, run_on_noise
 from keras_embcam.network.trial_run import TrialRun

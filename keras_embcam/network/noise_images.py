@@ -67,7 +67,7 @@ def make_inputs(model: Any, images: Any, pixels: np.ndarray) -> Any:
 
     Args:
         model: see `make_noise_images`.
-        images: see there.
+        images: see there; tensors stay as they are.
         pixels: (H, W).
 
     Example:
@@ -79,6 +79,8 @@ def make_inputs(model: Any, images: Any, pixels: np.ndarray) -> Any:
     """
 
     def make(like: Any) -> Tensor:
+        if ops.is_tensor(like):
+            return like
         channels = like.shape[-1] or 3
         picture = np.repeat(pixels[None, :, :, None], channels, axis=-1)
         return ops.convert_to_tensor(picture, backend.standardize_dtype(like.dtype))

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_embcam.network.front import Front, Stop
-from keras_embcam.network.hooks import leave_unchanged, observe
+from keras_embcam.network.front import Front
+from keras_embcam.network.hooks import Stop, leave_unchanged, observe
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.network.trial_run import list_operations
 from keras_embcam.network.vector_rows import is_probabilities

@@ -95,6 +95,19 @@ class TokenOptions(NamedTuple):
     grid: tuple[int, int] | None = None
     num_prefix: int | None = None
 
+    def check_used(self, layouts: list[TokenLayout | None], path: str) -> None:
+        """Check that something is said only where tokens are explained.
+
+        Raises:
+            ValueError: where none of the explained layers makes tokens.
+        """
+        if self != TokenOptions() and not any(layouts):
+            raise ValueError(
+                "`token_grid` and `num_prefix_tokens` say where patches stand among "
+                f"tokens, and {path!r}, which is explained, makes none. Leave them "
+                "out, or pass a `conv_layer` that makes tokens."
+            )
+
 
 def check_token_options(
     token_grid: Any = None, num_prefix_tokens: Any = None

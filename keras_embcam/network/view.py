@@ -22,7 +22,8 @@ from keras_embcam.network.feature_maps import (
     TokenBlocks,
 )
 from keras_embcam.network.front import Fronts
-from keras_embcam.network.noise_images import find_images, make_noise_images
+from keras_embcam.network.image_input import ImageInput
+from keras_embcam.network.noise_images import make_noise_images
 from keras_embcam.network.raw_embedding import find_embedding
 from keras_embcam.network.recorded import Recording
 from keras_embcam.network.recording import run_and_record
@@ -70,7 +71,8 @@ class ModelView:
         embedding_width: d.
         cosine_head: path of the layer that makes similarities to classes of it, which
             was stepped over; None where there is none.
-        fronts: what the model does to images before its first convolution.
+        image_input: which images heat lies on, where the model takes several.
+        fronts: what the model does to these before its first convolution.
         image_size: (H, W) that the model was tried at, in pixels.
         map_size: (h, w) of the activations at this image size, of the largest where
             there are several.
@@ -137,24 +139,20 @@ class ModelView:
         self._vectors = trial.list_candidates(
             2, keep=lambda call: have_lengths(call.output)
         )
-        self.image_size = tuple(find_images(trial.probe).shape[1:3])
-        self.fronts = Fronts(model, trial.probe)
-        self.fronts.at(self.image_size)  # now, since it must not be in a graph
         features = FeatureMaps(model, trial, self._token_options)
         is_attention = isinstance(conv_layer, AttentionLayers)
         chosen = MapChooser(model, trial, features, self._embedding).choose(
             TokenBlocks() if is_attention else conv_layer
         )
-        if any(x is not None for x in self._token_options) and not any(
-            x.layout is not None for x in chosen.maps
-        ):
-            raise ValueError(
-                "`token_grid` and `num_prefix_tokens` say where patches stand among "
-                f"tokens, and {trial.path(chosen.maps[-1].operation)!r}, which is "
-                "explained, makes none. Leave them out, or pass a `conv_layer` that "
-                "makes tokens."
-            )
+        self._token_options.check_used(
+            [x.layout for x in chosen.maps], trial.path(chosen.maps[-1].operation)
+        )
         self.makes_tokens = all(x.layout is not None for x in chosen.maps)
+        operations = [x.operation for x in chosen.maps]
+        self.image_input = ImageInput(model, trial.probe, operations)
+        self.image_size = tuple(self.images_of(trial.probe).shape[1:3])
+        self.fronts = Fronts(model, trial.probe, self.image_size)
+        self.fronts.at(self.image_size)  # now, since it must not be in a graph
         of_all_branches = isinstance(conv_layer, AllBranches)
         self._adds_up = of_all_branches and not self.makes_tokens
         self._is_list = isinstance(
@@ -190,8 +188,10 @@ class ModelView:
         """Return what is explained: layers, map size and embedding."""
         height, width = self.map_size
         paths = ", ".join(repr(path) for path in self._paths)
+        named = self.image_input.name
         return (
-            f"<ModelView: maps of {height} x {width} at {paths} for images of "
+            f"<ModelView: maps of {height} x {width} at {paths} for images "
+            f"{f'{named!r} ' if named else ''}of "
             f"{self.image_size[0]} x {self.image_size[1]}; embedding: "
             f"{self.embedding}, width {self.embedding_width}>"
         )
@@ -226,7 +226,7 @@ class ModelView:
         if model is None:
             raise ReferenceError("The model of this view no longer exists.")
         operations = [found.operation for found in self._maps]
-        image_size = tuple(find_images(images).shape[1:3])
+        image_size = tuple(self.images_of(images).shape[1:3])
         if self._attention is not None:
             run = self._attention.run(model, images, self._embedding)
 
@@ -269,6 +269,10 @@ class ModelView:
             pull_back_and_share if has_others else None,
             adds_up=self._adds_up,
         )
+
+    def images_of(self, inputs: Any) -> Tensor:
+        """Return the images that heat lies on, among the inputs of the model."""
+        return self.image_input.of(inputs, self._model())
 
     def _as_chosen(self, values: list[Any]) -> Any:
         return values if self._is_list else values[0]

@@ -70,10 +70,12 @@ def run_batches(
             proxies = chooser.choose(batch.start, size, batch.labels, width)
         found = compiled(inputs, proxies, batch.activations)
         if not num_images:
-            front = compiled.view.fronts.at(tuple(find_images(inputs).shape[1:3]))
+            pixels = compiled.view.images_of(inputs)
+            front = compiled.view.fronts.at(tuple(pixels.shape[1:3]))
             is_rows = found[0].shape == (size, compiled.view.embedding_width)
             embeddings = found[0] if is_rows else None
-            warn_of_pixel_range(model, front, inputs, embeddings)
+            if compiled.view.image_input.is_first:
+                warn_of_pixel_range(model, front, inputs, embeddings)
         num_images = batch.start + size
         yield batch, found
     if chooser is not None:

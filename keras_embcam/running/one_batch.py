@@ -102,7 +102,7 @@ def resize_to_images(view: ModelView, heatmaps: Tensor, images: Any) -> Tensor:
     Raises:
         ValueError: where it is not known which part of the images the network saw.
     """
-    pixels = find_images(images)
+    pixels = view.images_of(images)
     field = view.fronts.field(tuple(pixels.shape[1:3]))
     return resize_heatmaps(heatmaps, ops.shape(pixels)[1:3], field)
 
@@ -113,8 +113,15 @@ def fields_of(view: ModelView, images: Any) -> Tensor:
     As `resize_heatmaps` takes it, with (0, 0, 1, 1) for the whole image.
 
     Raises:
-        ValueError: as in `resize_to_images`.
+        ValueError: as in `resize_to_images`, or where the heat lies on other images
+            than the first among the inputs.
     """
+    if not view.image_input.is_first:
+        raise ValueError(
+            f"Heat lies on the images {view.image_input.name!r}, which only `explain` "
+            "and `EmbeddingCAM` know here. Make them the first input of a model: "
+            "`keras.Model([b, a], model([a, b]))`."
+        )
     pixels = find_images(images)
     field = view.fronts.field(tuple(pixels.shape[1:3])) or (0.0, 0.0, 1.0, 1.0)
     return ops.broadcast_to(ops.convert_to_tensor(field), (ops.shape(pixels)[0], 4))
