@@ -227,7 +227,7 @@ class Judged(NamedTuple):
 
     def __str__(self) -> str:
         """Return the means of the first three."""
-        return ", ".join(f"{np.nanmean(x):.2f}" for x in self)
+        return ", ".join(f"{np.nanmean(x):.2f}" for x in self[:3])
 
 
 def explain_with_candidates(
