@@ -37,6 +37,12 @@ class Explanation(NamedTuple):
     files: list[Path] | None = None
     prefix_shares: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        """Return the shapes in place of pages of numbers."""
+        shapes = {name: getattr(x, "shape", None) for name, x in self._asdict().items()}
+        named = [f"{name} {shape}" for name, shape in shapes.items() if shape]
+        return f"<Explanation of {len(self.embeddings)} images: {', '.join(named)}>"
+
     def plot(self, ax: Any = None, indices: Any = None) -> Any:
         """Show the heat over the images on matplotlib's axes.
 

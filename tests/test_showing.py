@@ -152,3 +152,10 @@ def test_a_gallery_without_images_shows_its_numbers(model):
     embeddings = RNG.normal(size=(5, 4)).astype("float32")
     found = explain_neighbors(model, IMAGES[:1], gallery_embeddings=embeddings, k=2)
     assert found._repr_html_() is None
+
+
+def test_an_explanation_prints_its_shapes(results):
+    assert repr(results["explanation"]) == (
+        "<Explanation of 10 images: heatmaps (10, 16, 12), embeddings (10, 4), "
+        "scores (10,), images (10, 16, 12, 3)>"
+    )
