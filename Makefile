@@ -45,21 +45,20 @@ PYTEST := cd $$(mktemp -d) && PYTHONPATH=$(WHEEL) $(BIN)/pytest -c $(CURDIR)/set
 OTHER_ONEDNN := $(shell case "$${TF_ENABLE_ONEDNN_OPTS:-$$(grep -c vnni /proc/cpuinfo \
 	2> /dev/null)}" in ("" | 0 | [Ff]alse) echo 1 ;; \
 	(*) echo 0 ;; esac)
-NUMERICAL_CORE := embedding_cam embedding_cam_in_keras explain explain_distributed \
-	explain_refused heatmaps invariants network_branches network_feature_maps \
-	network_front network_normalized_parts network_raw_embedding \
-	network_relu_gradients network_tokens network_view network_view_contexts pixels \
-	presets retrieval_contributions retrieval_pairs retrieval_witnesses \
-	running_many_proxies tokens_explained transfer weightings weightings_by_attention \
-	witnesses
+NUMERICAL_CORE := embedding_cam explain explain_refused heatmaps invariants \
+	network_normalized_parts network_raw_embedding network_relu_gradients \
+	network_view network_view_contexts presets retrieval_contributions \
+	retrieval_pairs retrieval_witnesses running_many_proxies tokens_explained \
+	weightings weightings_by_attention witnesses witnesses_vit
 
-# Files in the order of their names: by their number of tests, which is the default, those
-# with few long ones come last, and one core waits for the other.
-BOTH_CORES := -m "not slow" -n 2 --dist loadscope --no-loadscope-reorder
+# Three workers for two cores, since a worker waits for browsers and other processes. Files
+# in the order of their names: by their number of tests, which is the default, those with
+# few long ones come last, and the cores wait for each other.
+ALL_CORES := -m "not slow" -n 3 --dist loadscope --no-loadscope-reorder
 
 test: lint docs browser
-	$(PYTEST) $(BOTH_CORES) $(CURDIR)/tests $(PYTEST_ARGS)
-	export TF_ENABLE_ONEDNN_OPTS=$(OTHER_ONEDNN) && $(PYTEST) $(BOTH_CORES) \
+	$(PYTEST) $(ALL_CORES) $(CURDIR)/tests $(PYTEST_ARGS)
+	export TF_ENABLE_ONEDNN_OPTS=$(OTHER_ONEDNN) && $(PYTEST) $(ALL_CORES) \
 		$(NUMERICAL_CORE:%=$(CURDIR)/tests/test_%.py)
 
 # For the test that opens TensorBoard; where it cannot be had, that test is skipped.

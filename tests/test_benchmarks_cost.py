@@ -201,7 +201,7 @@ def short(monkeypatch) -> None:
 
 
 # Made of the same parts as "proxies", or as the tests of what they measure.
-ALIKE = {"layers", "weightings", "precision", "saved_model", "tab"}
+ALIKE = {"layers", "logger", "weightings", "precision", "saved_model", "tab"}
 
 
 @pytest.mark.parametrize(
@@ -247,6 +247,7 @@ def test_the_program_writes_what_it_measured(tmp_path, monkeypatch, capsys) -> N
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="needs Linux's /proc"
 )
+@pytest.mark.slow
 def test_the_peak_is_that_of_this_process() -> None:
     code = f"""
         import sys

@@ -120,6 +120,7 @@ def by_method(content) -> dict[str, dict]:
     return {row["method"]: row for row in content["rows"]}
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_harness(birds, saved, found) -> None:
     """The second half is reported, thresholds come from the first."""
     content, _ = found
@@ -142,6 +143,7 @@ def test_figures_are_those_of_the_harness(birds, saved, found) -> None:
             assert ours[column] == pytest.approx(row[column], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_transferred_rows_are_those_of_the_database(birds, saved, found) -> None:
     content, _ = found
     model = keras.models.load_model(saved, compile=False)
@@ -176,6 +178,7 @@ def test_transferred_rows_are_those_of_the_database(birds, saved, found) -> None
         assert "max_box_accuracy_0.5" not in row
 
 
+@pytest.mark.slow
 def test_files_name_what_was_used_and_no_place(birds, saved, found) -> None:
     _, out = found
     text = (out / "tables.md").read_text()
@@ -197,12 +200,14 @@ def test_files_name_what_was_used_and_no_place(birds, saved, found) -> None:
     assert "| n/a |" in text  # there are no masks
 
 
+@pytest.mark.slow
 def test_every_row_of_the_tables_was_measured(found) -> None:
     content, _ = found
     named = {name for table in list_tables(0.5).values() for name in table}
     assert named == set(by_method(content)) | {UNIFORM_OF_CHEN}
 
 
+@pytest.mark.slow
 def test_means_over_runs(birds, tmp_path, monkeypatch) -> None:
     """Two trainings with seeds of their own; mean and deviation of both."""
     made = []
@@ -515,6 +520,7 @@ def test_options_that_do_not_fit(birds, options, message) -> None:
         Options(data=birds, **options)
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_as_it_is(birds, saved) -> None:
     with pytest.raises(ValueError, match="leave out `weights` and `runs`.*runs=2"):
         Options(data=birds, model=saved, runs=2)

@@ -41,17 +41,12 @@ def test_digits(small, tmp_path, capsys):
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_every_loss_trains(small, tmp_path, loss):
-    # One of them trains the transformer: that both take all losses is Keras's business.
-    backbone = "vit" if loss == digits.RECIPES["vit"].loss else "cnn"
     examples = {
         "image": np.zeros((4, 64, 64, 3), "uint8"),
         "label": np.array([6, 6, 7, 7]),
     }
-    model = digits.train_on_digits(0.0, examples, tmp_path, loss, 1, 0, backbone)
-    explanation = digits.look(model, examples["image"])
-    assert np.isfinite(explanation.embeddings).all()
-    # The share of the gradient on the class token, which only the transformer has.
-    assert (explanation.prefix_shares is None) == (backbone == "cnn")
+    model = digits.train_on_digits(0.0, examples, tmp_path, loss, 1, 0)
+    assert np.isfinite(digits.look(model, examples["image"]).embeddings).all()
 
 
 def test_the_transformer_is_explained_by_its_patches():

@@ -11,7 +11,7 @@ from keras_embcam.datasets import digit_scenes
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra [demo])")
-MAX_SCENES = 120
+MAX_SCENES = 60
 
 
 @pytest.fixture(scope="module", autouse=True)

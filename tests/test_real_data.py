@@ -116,6 +116,7 @@ def test_heat_follows_the_proxy(birds, explained) -> None:
     assert contrast.mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_shows_the_same(birds, policy) -> None:
     """At the last convolution, single point and proxies of any length."""
