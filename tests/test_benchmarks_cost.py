@@ -23,7 +23,13 @@ sys.path.append(str(ROOT))
 from benchmarks.cost import __main__ as program  # noqa: E402
 from benchmarks.cost import counting, results, timing  # noqa: E402
 from benchmarks.cost.plan import QUICK, Plan, make_network  # noqa: E402
-from benchmarks.cost.sections import SECTIONS, logger, peers, streaming  # noqa: E402
+from benchmarks.cost.sections import (  # noqa: E402
+    SECTIONS,
+    logger,
+    memory,
+    peers,
+    streaming,
+)
 
 TOY = Plan(
     num_pairs=2,
@@ -189,6 +195,7 @@ def short(monkeypatch) -> None:
     """One logger of a set, and no processes of their own for the two streams."""
     monkeypatch.setattr(logger, "TARGETS", {"class_mean": 2.1})
     monkeypatch.setattr(logger, "NUM_PICTURES", 2)
+    monkeypatch.setattr(memory, "_run_alone", lambda network, call, n, size: 100.0 * n)
     monkeypatch.setattr(
         streaming,
         "_run_alone",
@@ -224,6 +231,9 @@ def test_each_section_yields_rows(name, short) -> None:
         assert by_quantity["traces"].spread == results.single(1)
     if name == "tab":
         assert 14 * 14 + 31 < rows[-1].spread.median < 1000
+    if name == "memory":
+        fits = [x.spread.median for x in rows if "in 8 GB" in x.quantity]
+        assert fits and set(fits) == {81}  # 8192 / 100
     if name == "streaming":
         peak = by_quantity["peak memory over 64 images / over 32"]
         assert peak.spread.median == pytest.approx(1064 / 1032)

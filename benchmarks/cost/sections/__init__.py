@@ -9,6 +9,7 @@ from benchmarks.cost.sections import (
     database,
     forward_pass,
     logger,
+    memory,
     peers,
     saved_model,
     streaming,
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "tab": tab.measure,
     "saved_model": saved_model.measure,
     "streaming": streaming.measure,
+    "memory": memory.measure,
     "database": database.measure,
     "peers": peers.measure,
 }
