@@ -75,7 +75,7 @@ def run_batches(
             is_rows = found[0].shape == (size, compiled.view.embedding_width)
             embeddings = found[0] if is_rows else None
             if compiled.view.image_input.is_first:
-                warn_of_pixel_range(model, front, inputs, embeddings)
+                warn_of_pixel_range(model, front, batch.inputs, embeddings)
         num_images = batch.start + size
         yield batch, found
     if chooser is not None:
@@ -143,6 +143,7 @@ class _Compiled:
             return share_out(strategy, compute, given, proxies)
 
         self._run = run
+        self._concrete: dict[Any, Any] = {}
 
     def __call__(
         self, images: Any, proxies: Any, activations: np.ndarray | None
@@ -152,17 +153,24 @@ class _Compiled:
         if isinstance(proxies, np.ndarray):
             proxies = tf.convert_to_tensor(proxies)
         # One trace serves batches of any length, the shorter last one too.
-        specifications = tree.map_structure(
-            lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), given
-        )
-        if isinstance(proxies, tf.Tensor):
-            specification = tf.TensorSpec([None, *proxies.shape[1:]], proxies.dtype)
-        else:
-            specification = proxies
-        concrete = self._run.get_concrete_function(specifications, specification)
+        specifications = tree.map_structure(_describe_rows, given)
+        is_tensor = isinstance(proxies, tf.Tensor)
+        specification = _describe_rows(proxies) if is_tensor else proxies
+        # TensorFlow takes as long to find a trace as a small network to run.
+        key = type(images), *tree.flatten(specifications), specification
+        concrete = None if callable(proxies) else self._concrete.get(key)
+        if concrete is None:
+            concrete = self._run.get_concrete_function(specifications, specification)
+            if not callable(proxies):  # a function is kept by nobody else
+                self._concrete[key] = concrete
         # Call with the traced structure; otherwise TensorFlow formats the arguments
         # first.
         return [x.numpy() for x in concrete(given, proxies)]
+
+
+def _describe_rows(tensor: Any) -> tf.TensorSpec:
+    """Return the specification of a tensor with any number of rows."""
+    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
 
 
 class _Kept:
