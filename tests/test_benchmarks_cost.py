@@ -258,6 +258,12 @@ def test_the_program_writes_what_it_measured(tmp_path, monkeypatch, capsys) -> N
     not Path("/proc/self/status").exists(), reason="needs Linux's /proc"
 )
 @pytest.mark.slow
+def test_a_process_of_its_own_runs_a_section() -> None:
+    assert memory._run_alone("toy", "explain", 2, 32) > 100
+    assert streaming._run_alone("toy", 4, 32)["kibibytes"] > 100 * 1024
+
+
+@pytest.mark.slow
 def test_the_peak_is_that_of_this_process() -> None:
     code = f"""
         import sys

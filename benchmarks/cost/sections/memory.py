@@ -40,20 +40,25 @@ CALLS: dict[str, Callable[[keras.Model, np.ndarray], Any]] = {
     ),
 }
 OF_ATTENTION = 'preset "attention_gradient"'
+# Contributions behind a class token take hundreds of gradients: minutes a batch.
+OF_TRANSFORMERS = "predict", "explain", "explain, 50 proxies", OF_ATTENTION
 
 
 def measure(plan: Plan) -> Iterator[Row]:
     """Yield the peak of each call, and the batch that fits."""
-    sizes = plan.medium_batch, plan.batch_sizes[-1]
+    # Of small batches the peak may be that of the first look at the model.
+    sizes = plan.batch_sizes[-1], 4 * plan.batch_sizes[-1]
     for network in (plan.networks[0], TRANSFORMER):
-        calls = [x for x in CALLS if x != OF_ATTENTION or network == TRANSFORMER]
+        calls = [x for x in CALLS if x != OF_ATTENTION]
+        if network == TRANSFORMER:
+            calls = [*OF_TRANSFORMERS]
         base = 0.0
         for call in calls:
             few, many = (_run_alone(network, call, n, plan.image_size) for n in sizes)
-            subject = f"{network}, {call}, batch {sizes[1]}"
-            base = base or many
-            yield Row(subject, "peak memory of the process", single(many), unit="MiB")
-            yield Row(subject, "peak memory / that of predict", single(many / base))
+            subject = f"{network}, {call}, batch {sizes[0]}"
+            base = base or few
+            yield Row(subject, "peak memory of the process", single(few), unit="MiB")
+            yield Row(subject, "peak memory / that of predict", single(few / base))
             slope = max((many - few) / (sizes[1] - sizes[0]), 1e-3)
             fits = sizes[1] + (GIGABYTES * 1024 - many) / slope
             yield Row(
@@ -69,7 +74,7 @@ def _run_alone(network: str, call: str, num_images: int, size: int) -> float:
     command = [sys.executable, "-m", __name__, network, call, str(num_images)]
     done = subprocess.run(
         [*command, str(size)],
-        cwd=Path(__file__).parent.parent.parent,
+        cwd=Path(__file__).parents[3],
         check=True,
         capture_output=True,
         text=True,

@@ -96,7 +96,7 @@ def _run_alone(network: str, num_images: int, size: int) -> dict[str, float]:
     command = [sys.executable, "-m", __name__, network, str(num_images), str(size)]
     done = subprocess.run(
         command,
-        cwd=Path(__file__).parent.parent.parent,
+        cwd=Path(__file__).parents[3],
         check=True,
         capture_output=True,
         text=True,
