@@ -174,7 +174,8 @@ def embed(
         strict=strict,
     )
     method = Method(
-        conv_layer=conv_layer, embedding_layer=embedding_layer, joins_branches=False
+        conv_layer=conv_layer,
+        embedding_layer=embedding_layer,
     )
     batches = run_batches(model, source, method, embed_images)
     return np.concatenate([embeddings for _, (embeddings,) in batches])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_embcam import explain
+from keras_embcam import embed, explain
 from keras_embcam.method import AUTO, Method
 from keras_embcam.network.view import ModelView
 
@@ -290,3 +290,9 @@ def test_squashed_towers_are_no_gates() -> None:
     for name in ("a2", "b2"):
         model.get_layer(name).activation = keras.activations.sigmoid
     assert sorted(look(model).conv_layer) == ["a2", "b2"]
+
+
+def test_embeddings_alone_say_nothing_of_branches() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert embed(two_towers("ab"), IMAGES).shape == (2, 8)

@@ -68,7 +68,6 @@ class Context:
         self.embedding_method = Method(
             conv_layer=next((x for x in layers if x is not None), None),
             embedding_layer=embedding_layer,
-            joins_branches=False,
             **tokens,
         )
 

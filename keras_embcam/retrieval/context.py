@@ -154,7 +154,8 @@ def context_ratio(
         model,
         stream,
         Method(
-            conv_layer=conv_layer, embedding_layer=embedding_layer, joins_branches=False
+            conv_layer=conv_layer,
+            embedding_layer=embedding_layer,
         ),
         ObjectFormat(bounding_box_format, mask_foreground, mask_ignored),
         preprocessing_function=preprocessing_function,
