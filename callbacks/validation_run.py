@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_embcam.callbacks.class_means import measure_class_means
+from keras_embcam.callbacks.class_means import KeptBatch, measure_class_means
 from keras_embcam.callbacks.explained_proxies import ExplainedProxies
 from keras_embcam.callbacks.object_figures import ObjectFigures
 from keras_embcam.callbacks.siamese_branch import find_branch
@@ -153,13 +153,14 @@ class ValidationRun:
                 none.
         """
         # Without an end: of the first batches, then None.
-        activations = chain(self._find_proxies(self._stream), repeat(None))
+        kept_batches = chain(self._find_proxies(self._stream), repeat(None))
         self._finite, num_seen = FiniteCheck(), 0
         gathered: dict[str, list[np.ndarray]] = {}
         kept: dict[str, list[np.ndarray]] = {}
         worst: Shown | None = None
-        for batch, kept_from in zip(self._stream, activations, strict=False):
-            embeddings, heatmaps = self._explain(batch, num_seen, kept_from)
+        for batch, kept_batch in zip(self._stream, kept_batches, strict=False):
+            activations = kept_batch and kept_batch.activations_of(batch)
+            embeddings, heatmaps = self._explain(batch, num_seen, activations)
             num_seen += len(embeddings)
             figures = self._figures.measure(batch, heatmaps)
             found: Any = None
@@ -233,7 +234,7 @@ class ValidationRun:
                 "pass `reshuffle_each_iteration=False`."
             )
 
-    def _find_proxies(self, batches: Any) -> list[np.ndarray]:
+    def _find_proxies(self, batches: Any) -> list[KeptBatch]:
         """Find the proxies by class, if any; means take a run over the batches.
 
         Returns the activations that this run kept of the first batches.
@@ -244,12 +245,12 @@ class ValidationRun:
             )
             return []
         # All that the batches hold: a class is known once it was read.
-        self._class_proxies, activations = measure_class_means(
+        self._class_proxies, kept = measure_class_means(
             lambda batch: self._run(batch, embed_and_keep, ProxyChooser()),
             batches,
             len(self._stream.classes),
         )
-        return activations
+        return kept
 
     def _explain(
         self, batch: Examples, first: int = 0, activations: np.ndarray | None = None

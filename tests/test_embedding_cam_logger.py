@@ -714,6 +714,17 @@ class TestProxies:
         means = class_mean(network(EXAMPLES["image"]), EXAMPLES["label"])
         self.check(network, logs, means)
 
+    def test_class_means_of_images_in_another_order(self, tmp_path):
+        """Of one class, so that labels do not tell."""
+        images = tf.data.Dataset.from_tensor_slices(
+            {"image": EXAMPLES["image"], "label": np.zeros(12, int)}
+        )
+        logger = EmbeddingCAMLogger(
+            tmp_path, images.shuffle(12, seed=1), proxy="class_mean", strict=True
+        )
+        with pytest.raises(ValueError, match="same order each time.*images differ"):
+            update_once(make_branch(), logger)
+
     def test_class_means_of_integer_images(self, tmp_path, network):
         examples = {**EXAMPLES, "image": (EXAMPLES["image"] * 255).astype("uint8")}
         logger = EmbeddingCAMLogger(tmp_path, examples, proxy="class_mean", strict=True)
