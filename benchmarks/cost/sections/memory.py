@@ -46,26 +46,29 @@ OF_TRANSFORMERS = "predict", "explain", "explain, 50 proxies", OF_ATTENTION
 
 def measure(plan: Plan) -> Iterator[Row]:
     """Yield the peak of each call, and the batch that fits."""
-    # Of small batches the peak may be that of the first look at the model.
-    sizes = plan.batch_sizes[-1], 4 * plan.batch_sizes[-1]
+    # Of small batches the peak may be that of the first look at the model: how it grows
+    # is asked of larger ones.
+    sizes = [factor * plan.batch_sizes[-1] for factor in (1, 2, 4)]
     for network in (plan.networks[0], TRANSFORMER):
         calls = [x for x in CALLS if x != OF_ATTENTION]
         if network == TRANSFORMER:
             calls = [*OF_TRANSFORMERS]
         base = 0.0
         for call in calls:
-            few, many = (_run_alone(network, call, n, plan.image_size) for n in sizes)
+            peak, few, many = (
+                _run_alone(network, call, n, plan.image_size) for n in sizes
+            )
             subject = f"{network}, {call}, batch {sizes[0]}"
-            base = base or few
-            yield Row(subject, "peak memory of the process", single(few), unit="MiB")
-            yield Row(subject, "peak memory / that of predict", single(few / base))
-            slope = max((many - few) / (sizes[1] - sizes[0]), 1e-3)
-            fits = sizes[1] + (GIGABYTES * 1024 - many) / slope
+            base = base or peak
+            yield Row(subject, "peak memory of the process", single(peak), unit="MiB")
+            yield Row(subject, "peak memory / that of predict", single(peak / base))
+            slope = max((many - few) / (sizes[2] - sizes[1]), 1e-3)
+            fits = sizes[2] + (GIGABYTES * 1024 - many) / slope
             yield Row(
                 subject,
                 f"images at a time in {GIGABYTES} GB",
                 single(float(int(fits))),
-                note=f"by the peaks of batches of {sizes[0]} and {sizes[1]}",
+                note=f"by the peaks of batches of {sizes[1]} and {sizes[2]}",
             )
 
 
