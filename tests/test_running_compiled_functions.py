@@ -305,3 +305,20 @@ def test_a_look_at_one_model_does_not_hold_up_another(model) -> None:
     explain(model, make_images(), weighting="layercam")
     finished.set()
     thread.join()
+
+
+def test_many_maps_are_not_copied_and_belong_to_the_caller(
+    model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = explain(model, make_images(2), proxies=make_vectors(2, 3))
+    assert few.size < module.MIN_SHARED and few.flags.owndata
+    monkeypatch.setattr(module, "MIN_SHARED", few.size - 1)
+    shared = explain(model, make_images(2), proxies=make_vectors(2, 3))
+    assert not shared.flags.owndata and shared.flags.writeable
+    np.testing.assert_array_equal(shared, few)
+    shared[:] = -1  # nobody else sees it
+    again = explain(model, make_images(2), proxies=make_vectors(2, 3))
+    np.testing.assert_array_equal(again, few)
+    assert not np.shares_memory(again, shared)
+    gc.collect()
+    assert np.all(shared == -1)

@@ -24,6 +24,11 @@ from keras_embcam.running.replicas import has_replicas, share_out
 # Compiled functions that are kept for each model; those used last stay.
 MAX_COMPILED = 64
 
+# Results of more numbers than this are not copied.
+MIN_SHARED = 2**16
+
+Tensor = Any
+
 # Returns tensors for one batch, called as function(view, images, proxies, method,
 # *options) in the graph of a `tf.function`.
 BatchFunction = Callable[..., Any]
@@ -165,7 +170,28 @@ class _Compiled:
                 self._concrete[key] = concrete
         # Call with the traced structure; otherwise TensorFlow formats the arguments
         # first.
-        return [x.numpy() for x in concrete(given, proxies)]
+        return [_to_numpy(x) for x in concrete(given, proxies)]
+
+
+class _Result:
+    """Owns the memory of a tensor for the array that shows it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        shown = np.asarray(memoryview(tensor)).__array_interface__
+        # Writable: nobody but the caller has this result of a compiled function.
+        self.__array_interface__ = {**shown, "data": (shown["data"][0], False)}
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    """Return what a compiled function computed, without a copy of large results.
+
+    `Tensor.numpy` copies, which for many maps takes as long as computing them.
+    """
+    is_large = tensor.dtype == tf.float32 and tensor.shape.num_elements() > MIN_SHARED
+    if is_large and "CPU" in tensor.device:
+        return np.asarray(_Result(tensor))
+    return tensor.numpy()
 
 
 def _describe_rows(tensor: Any) -> tf.TensorSpec:
