@@ -66,6 +66,22 @@ def test_large_images_are_looked_at_one_at_a_time_and_never_eagerly(
     assert len(count.shapes) == 2 * 3
 
 
+@pytest.mark.parametrize("activation, num_traces", [(None, 2), ("sigmoid", 3)])
+def test_a_chain_of_layers_is_traced_for_the_trial_and_the_gradient_alone(
+    activation: str | None, num_traces: int
+) -> None:
+    # That nothing goes around its last layer is seen in the graph. Whether values
+    # between 0 and 1 are those of a gate is tried twice, by one trace.
+    count = Count()
+    inputs = keras.Input(LARGE)
+    x = count(layers.Conv2D(6, 3, strides=2, activation="relu")(inputs))
+    x = layers.Conv2D(6, 3, strides=4, activation=activation, name="last")(x)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    count.is_eager.clear()
+    assert ModelView(model, AllBranches()).conv_layer == "last"
+    assert len(count.is_eager) == num_traces
+
+
 def test_small_images_are_looked_at_all_at_once() -> None:
     count = Count()
     model = make_model(count, shape=(64, 64, 3))

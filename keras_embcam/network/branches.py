@@ -11,8 +11,9 @@ from keras_embcam.network.calls import Call
 from keras_embcam.network.embedding_source import EmbeddingSource
 from keras_embcam.network.gradient_checks import random_directions
 from keras_embcam.network.locality import MIN_AGREEMENT, Locality, agreement
+from keras_embcam.network.measured_gradients import Measured
 from keras_embcam.network.noise_images import NUM_PROBES
-from keras_embcam.network.noise_runs import run_on_noise
+from keras_embcam.network.noise_runs import make_noise_run, run_on_noise
 from keras_embcam.network.recording import (
     Run,
     Trace,
@@ -68,9 +69,7 @@ class Branches:
                 before.append(call.operation)
         return self._weighs(operation, values.shape, before[-_NUM_GATED:])
 
-    def find_beside(
-        self, chosen: Any, embeddings: np.ndarray, values: np.ndarray
-    ) -> list[Any]:
+    def find_beside(self, chosen: Any, measured: Measured) -> list[Any]:
         """Return the last layer of each parallel branch, latest first.
 
         A branch reaches the embedding; what is chosen does not depend on it, nor it on
@@ -79,10 +78,10 @@ class Branches:
 
         Args:
             chosen: the layer that is explained.
-            embeddings: (n, d) of the trial run.
-            values: (n, h, w, k), the output of the layer there.
+            measured: of this layer alone.
         """
-        if not self._is_bypassed(chosen, embeddings, values):
+        embeddings = measured.embeddings
+        if not measured.goes_around or not self._is_bypassed(chosen, measured):
             return [chosen]
         operations: list[Any] = []
         for call in self._candidates():
@@ -160,12 +159,10 @@ class Branches:
             if len(left_out) == before:
                 return found
 
-    def _is_bypassed(
-        self, operation: Any, embeddings: np.ndarray, values: np.ndarray
-    ) -> bool:
+    def _is_bypassed(self, operation: Any, measured: Measured) -> bool:
         """Tell whether embeddings differ when these maps are those of one image."""
-        fixed = self._embed_fixed(operation, values)
-        return _spread(fixed) > _MIN_SPREAD * _spread(embeddings)
+        fixed = self._embed_fixed(operation, measured.outputs[-1])
+        return _spread(fixed) > _MIN_SPREAD * _spread(measured.embeddings)
 
     def _counts(self, operation: Any, embeddings: np.ndarray) -> bool:
         """Tell whether embeddings are others when these maps are those of one image."""
@@ -200,10 +197,8 @@ class Branches:
             return trace.gradients_of_embedding(directions)[1:]
 
         noise = np.random.default_rng(0).normal(size=shape).astype("float32")
-        both = [
-            run_on_noise(follow, self._trial.probe, self._directions(), fixed)
-            for fixed in (np.zeros_like(noise), noise)
-        ]
+        run = make_noise_run(follow, self._trial.probe)
+        both = [run(self._directions(), x) for x in (np.zeros_like(noise), noise)]
         is_wide = shape[-1] > 1
         for at_zero, at_noise in zip(*both, strict=True):
             if at_zero is None or at_noise is None:

@@ -68,7 +68,7 @@ class MapChooser:
         self._source = source
         self._branches = Branches(model, trial, source)
         self._maps: list[FeatureMap] = []
-        self._found: tuple[Any, Any] = None, None
+        self._found: Any = None
         self._ratio = 0.0
 
     def choose(self, conv_layer: Any) -> Chosen:
@@ -145,7 +145,7 @@ class MapChooser:
         [chosen] = self._maps
         if self._features.has_tokens:
             return [chosen.operation]
-        return self._branches.find_beside(chosen.operation, *self._found)
+        return self._branches.find_beside(chosen.operation, self._found)
 
     def _join_branches(self, last: Chosen) -> Chosen:
         """Return the last maps of all parallel branches that show whole images."""
@@ -198,7 +198,7 @@ class MapChooser:
             if conv_layer is None and candidate.layout is None:
                 if self._branches.is_gate(candidate.operation, values):
                     continue
-            self._found = measured.embeddings, values
+            self._found = measured
             has_tokens = self._features.has_tokens
             if has_tokens and not self._is_right(measured, candidate, conv_layer):
                 continue

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
+import tensorflow as tf
+from keras import ops, tree
 
 from keras_embcam.network.embedding_source import EmbeddingSource
 from keras_embcam.network.gradient_checks import length_gradient, random_directions
@@ -24,12 +25,14 @@ class Measured(NamedTuple):
         embeddings: (n, d).
         gradients: of a random direction of the embedding at each output.
         length_gradient: see `length_gradient`, at the last layer.
+        goes_around: whether the images may reach the embedding around these layers.
     """
 
     outputs: list[np.ndarray]
     embeddings: np.ndarray
     gradients: list[np.ndarray]
     length_gradient: float
+    goes_around: bool
 
     @property
     def is_flat(self) -> bool:
@@ -58,9 +61,12 @@ def measure_gradients(
         NoGradientError: where the embedding does not use a layer.
         ValueError: as in `run_and_record`.
     """
+    goes_around = False
 
     def measure(images: Any, directions: Tensor) -> Any:
+        nonlocal goes_around
         run = run_and_record(model, images, operations, paths, source)
+        goes_around = may_go_around(images, run.outputs, run.embeddings)
         embeddings = ops.cast(run.embeddings, "float32")
         lengths = ops.norm(embeddings, axis=1, keepdims=True)
         across = run.pull_back(directions)
@@ -85,7 +91,33 @@ def measure_gradients(
         length_gradient(
             embeddings, _to_numpy(along), _to_numpy(_row_lengths(gradients[-1]))
         ),
+        goes_around,
     )
+
+
+def may_go_around(images: Any, outputs: Sequence[Tensor], embeddings: Tensor) -> bool:
+    """Tell whether a graph leads from images to embeddings around these outputs.
+
+    What takes the shape of the images alone counts too. True without a graph.
+
+    Args:
+        images: structure of the inputs.
+        outputs: of layers.
+        embeddings: of the images.
+    """
+    if not tf.is_symbolic_tensor(embeddings):
+        return True
+    starts = {x.op.name for x in tree.flatten(images)}
+    seen = {x.op.name for x in outputs}
+    waiting = [embeddings.op]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name in starts:
+            return True
+        if operation.name not in seen:
+            seen.add(operation.name)
+            waiting += [x.op for x in operation.inputs]
+    return False
 
 
 def _row_lengths(tensor: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Run a function on noise images, with about the memory that `predict` takes."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,34 +16,42 @@ MAX_EAGER_PIXELS = 128 * 128
 
 
 def run_on_noise(function: Callable[..., Any], probe: Any, *rows: Any) -> Any:
-    """Return what a function makes of noise images.
+    """Return what a function makes of noise images; see `make_noise_run`."""
+    return make_noise_run(function, probe)(*rows)
+
+
+def make_noise_run(function: Callable[..., Any], probe: Any) -> Callable[..., Any]:
+    """Return a function's run on noise images, to be called with one or more rows.
 
     Small images all at once, eagerly. Large ones one at a time by a compiled function:
     a Functional model that runs eagerly keeps all activations until it has ended.
 
     Args:
-        function: takes inputs of a model and a part of each of the rows. It returns
-            any structure of tensors; those with a row for each image are joined, of
-            others that of the first image is returned.
+        function: takes inputs of a model and a part of each of the rows, which are
+            tensors with a row for each image. It returns any structure of tensors;
+            those with a row for each image are joined, of others that of the first
+            image is returned.
         probe: see `make_noise_images`.
-        *rows: tensors with a row for each image.
     """
     _, height, width, _ = find_images(probe).shape
     if height * width <= MAX_EAGER_PIXELS:
-        return function(probe, *rows)
-    arguments = tree.map_structure(ops.convert_to_tensor, (probe, *rows))
-    specifications = tree.map_structure(
-        lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), arguments
-    )
+        return functools.partial(function, probe)
     # Keras does not convert the code of its models with autograph either.
     compiled = tf.function(function, autograph=False)
-    concrete = compiled.get_concrete_function(*specifications)
-    num_images = len(find_images(probe))
-    found = [
-        concrete(*tree.map_structure(lambda x: x[i : i + 1], arguments))  # noqa: B023
-        for i in range(num_images)
-    ]
-    return tree.map_structure(_join, *found)
+
+    def run(*rows: Any) -> Any:
+        arguments = tree.map_structure(ops.convert_to_tensor, (probe, *rows))
+        specifications = tree.map_structure(
+            lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), arguments
+        )
+        concrete = compiled.get_concrete_function(*specifications)
+        found = [
+            concrete(*tree.map_structure(lambda x: x[i : i + 1], arguments))  # noqa: B023
+            for i in range(len(find_images(probe)))
+        ]
+        return tree.map_structure(_join, *found)
+
+    return run
 
 
 def current_graph() -> Any:

@@ -166,6 +166,8 @@ def _compare_with_training(model: keras.Model, images: Any) -> tuple[Any, float 
         for operation in list_operations(model).values()
         if isinstance(operation, keras.layers.BatchNormalization)
     ]
+    if not norms:
+        return None, None
     found: list[tuple[Any, Any]] = []
 
     def see(operation: Any, arguments: Any, outputs: Any) -> None:
