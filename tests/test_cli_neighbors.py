@@ -53,15 +53,21 @@ def test_pictures_and_what_is_right(folder, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     line = next(x for x in lines if x.startswith(str(written)))
     assert line.count("right") + line.count("wrong") == 3
-    assert lines[-1].endswith("of 1 queries")
+    right = "1" if " right" in line.split(",")[0] else "0"
+    assert lines[-1] == (
+        f"1 queries, {right} of them with a right first match: see {written.parent}"
+    )
 
 
 def test_all_images_of_the_gallery(folder, tmp_path, capsys):
     assert run(folder, "--k", 1, "--out", tmp_path) == 0
     assert len(list(tmp_path.iterdir())) == 8
-    share = float(capsys.readouterr().out.splitlines()[-1].split()[3])
+    num_right = int(capsys.readouterr().out.splitlines()[-1].split()[2])
     assert run(folder, "--k", 1, "--only-errors", "--out", tmp_path / "wrong") == 0
-    assert len(list((tmp_path / "wrong").iterdir())) == round(8 * (1 - share))
+    assert len(list((tmp_path / "wrong").iterdir())) == 8 - num_right
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"{8 - num_right} queries with a wrong first match: see {tmp_path / 'wrong'}"
+    )
 
 
 def test_without_classes_nothing_is_right(folder, tmp_path, capsys):
@@ -96,7 +102,7 @@ def test_a_broken_file_is_left_out_and_named(folder, tmp_path, capsys):
     assert "00_broken.jpg" in capsys.readouterr().err
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr()
-    assert "00_broken.jpg" in printed.err and "of 8 queries" in printed.out
+    assert "00_broken.jpg" in printed.err and "8 queries, " in printed.out
     # The numbers of the others still fit their files.
     assert (tmp_path / "out" / "0002_1_neighbors.png").exists()
 
@@ -111,3 +117,15 @@ def test_token_options_reach_the_search(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_embcam.retrieval.explain_neighbors", search)
     run(folder, "--token-grid", "2,8", "--num-prefix-tokens", 1, "--out", tmp_path)
     assert (seen["token_grid"], seen["num_prefix_tokens"]) == ((2, 8), 1)
+
+
+def test_a_model_with_code_of_ones_own_belongs_into_python(folder, tmp_path, capsys):
+    doubled = layers.Lambda(lambda x: x * 2)
+    path = tmp_path / "lambda.keras"
+    keras.Sequential([keras.Input((32, 32, 3)), doubled, layers.Flatten()]).save(path)
+    assert main(["neighbors", str(path), str(folder / "gallery")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "lambda.keras' by itself" in error and "explain(model, files)" in error
+    path.write_bytes(b"no model")  # another reason: Keras's own words
+    assert main(["neighbors", str(path), str(folder / "gallery")]) == 2
+    assert "by itself" not in capsys.readouterr().err

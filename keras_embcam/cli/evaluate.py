@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from keras_embcam.cli.model_file import check_model_file, load_model
 from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
 from keras_embcam.cli.token_options import add_token_options, token_options_of
 
@@ -99,8 +100,6 @@ def add_command(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    import keras
-
     from keras_embcam.evaluation import (
         DEFAULT_METHODS,
         average_reports,
@@ -115,8 +114,7 @@ def run(options: argparse.Namespace) -> None:
     from keras_embcam.showing import check_matplotlib
 
     for path in options.models:
-        if not path.exists():
-            raise ValueError(f"There is no model {str(path)!r}.")
+        check_model_file(path)
     needs_boxes = {
         "--calibration-split": options.calibration_split,
         "--sensitivity": options.sensitivity,
@@ -154,10 +152,10 @@ def run(options: argparse.Namespace) -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"Each model must be named once. Received: {names}")
     if options.average:
-        loaded = (keras.models.load_model(x, compile=False) for x in options.models)
+        loaded = (load_model(x) for x in options.models)
         check_architectures(names, [describe_architecture(x) for x in loaded])
     reports = [
-        _evaluate(keras.models.load_model(path, compile=False), name, methods, options)
+        _evaluate(load_model(path), name, methods, options)
         for path, name in zip(options.models, names, strict=True)
     ]
     if len(reports) == 1:

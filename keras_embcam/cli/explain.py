@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from keras_embcam.cli.model_file import check_model_file
+from keras_embcam.cli.model_file import check_model_file, load_model
 from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
 from keras_embcam.cli.token_options import add_token_options, token_options_of
 
@@ -56,7 +56,6 @@ def check(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    import keras
     import tensorflow as tf
 
     from keras_embcam.cli.inspect import describe_view
@@ -67,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     from keras_embcam.running.image_files import list_files, read_image
 
     paths = [path for given in options.images for path in list_files(given)]
-    model = keras.models.load_model(options.model, compile=False)
+    model = load_model(options.model)
     how = {
         "conv_layer": options.conv_layer,
         "embedding_layer": options.embedding_layer,

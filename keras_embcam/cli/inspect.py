@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_embcam.cli.model_file import check_model_file
+from keras_embcam.cli.model_file import check_model_file, load_model
 from keras_embcam.cli.token_options import add_token_options, token_options_of
 
 
@@ -31,14 +31,12 @@ def check(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    import keras
-
     from keras_embcam.method import AUTO, Method
     from keras_embcam.network.attention import find_attention
     from keras_embcam.network.inputs import declared_images
     from keras_embcam.network.trial_run import TrialRun
 
-    model = keras.models.load_model(options.model, compile=False)
+    model = load_model(options.model)
     declared = declared_images(model)
     if declared is not None:
         print(f"images: {tuple(declared.shape)}, {declared.dtype}")

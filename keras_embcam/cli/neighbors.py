@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from keras_embcam.cli.model_file import check_model_file
+from keras_embcam.cli.model_file import check_model_file, load_model
 from keras_embcam.cli.preprocessing_options import add_preprocessing, preprocessing_of
 from keras_embcam.cli.token_options import add_token_options, token_options_of
 
@@ -70,7 +70,6 @@ def check(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    import keras
     import tensorflow as tf
 
     from keras_embcam.retrieval import explain_neighbors
@@ -86,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
             "--only-errors needs classes: a gallery with a folder for each, and "
             "queries in folders of the same names."
         )
-    model = keras.models.load_model(options.model, compile=False)
+    model = load_model(options.model)
     found = explain_neighbors(
         model,
         queries,
@@ -114,9 +113,7 @@ def run(options: argparse.Namespace) -> None:
         path = options.out / f"{query:04d}_{queries[query].stem}_neighbors.png"
         tf.io.write_file(str(path), tf.io.encode_png(picture))
         print(f"{path}: {_describe(found, row)}")
-    if found.is_right is not None:
-        share = found.is_right[:, 0].mean()
-        print(f"first match right: {share:.3f} of {len(found.queries)} queries")
+    print(_summarize(found, options))
 
 
 def _read_labels(
@@ -132,6 +129,17 @@ def _read_labels(
 
 def _name(path: Path, labels: list[str] | None) -> str:
     return path.stem if labels is None else path.parent.name
+
+
+def _summarize(found: Any, options: argparse.Namespace) -> str:
+    """Say how many pictures were written, and how many first matches are right."""
+    num_queries = len(found.queries)
+    if options.only_errors:
+        return f"{num_queries} queries with a wrong first match: see {options.out}"
+    right = ""
+    if found.is_right is not None:
+        right = f", {found.is_right[:, 0].sum()} of them with a right first match"
+    return f"{num_queries} queries{right}: see {options.out}"
 
 
 def _describe(found: Any, row: int) -> str:
