@@ -118,9 +118,17 @@ def test_another_number_of_inputs_is_refused_by_their_names(model) -> None:
     message = r"takes 2 inputs, \['image', 'a'\]. Received 1 arrays. Pass one array"
     with pytest.raises(ValueError, match=message):
         explain(make_model_with_age(), make_images())
-    message = r"Received 2 arrays, \['image', 'label'\].*labels go into `labels`"
+    message = r"Received 2 arrays, \['image', 'label'\].*Labels go into `labels`"
     with pytest.raises(ValueError, match=message):
         explain(model, {"image": make_images(), "label": np.arange(5)})
+
+
+def test_the_branch_of_a_siamese_network_is_named(model) -> None:
+    pair = [keras.Input(model.input_shape[1:]) for _ in range(2)]
+    distance = keras.layers.Subtract()([model(x) for x in pair])
+    message = rf"of a siamese network, .*`model.get_layer\({model.name!r}\)`"
+    with pytest.raises(ValueError, match=f"(?i){message}"):
+        explain_pair(keras.Model(pair, distance), make_images(), make_images())
 
 
 @pytest.fixture(scope="module")

@@ -114,10 +114,13 @@ def check_shapes(images: Any, model: keras.Model) -> None:
     inputs = [None] * len(flat) if declared is None else tree.flatten(declared)
     if len(inputs) != len(flat):
         names = f", {list(images)}" if isinstance(images, dict) else ""
+        nested = [x.name for x in model.layers if isinstance(x, keras.Model)]
+        branch = f", `model.get_layer({nested[0]!r})`" if nested else ""
         raise ValueError(
             f"The model takes {len(inputs)} inputs, {name_inputs(model)}. Received "
-            f"{len(flat)} arrays{names}. Pass one array for each input, or, of a "
-            "siamese network, the model that embeds one image; labels go into `labels`."
+            f"{len(flat)} arrays{names}. Pass one array for each input. Of a siamese "
+            f"network, pass the model that embeds one image{branch}. Labels go into "
+            "`labels`."
         )
     for array, like in zip(flat, inputs, strict=True):
         if like is None:
