@@ -66,7 +66,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     map. Training is never changed or stopped: an error ends the logging with one
     warning. An update writes at most ``num_images`` pictures and one grid, less than
     ``6 W H (num_images)`` bytes (W, H: size of a picture, at most 512), one of at most
-    8 wrong matches, up to 0.5 MB each, and for the tab ``h w + 31`` bytes an example
+    6 wrong matches, up to 0.5 MB each, and for the tab ``h w + 31`` bytes an example
     (h, w: of the feature map, at most 28), ``2 h w + 2`` for 64 pairs, and 16 kB once.
 
     Args:

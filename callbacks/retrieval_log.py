@@ -19,8 +19,8 @@ from keras_embcam.running.compiled_functions import list_compiled
 from keras_embcam.running.labelled_examples import ExampleStream
 from keras_embcam.vector_search import find_nearest
 
-MAX_ERRORS = 8  # in one grid
-NUM_COLUMNS = 4
+MAX_ERRORS = 6  # in one grid
+NUM_COLUMNS = 3
 MARGIN = 24  # white pixels around each picture
 SCALE = 0.6  # of the pictures that `draw` makes; their texts can still be read
 

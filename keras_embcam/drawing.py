@@ -25,10 +25,10 @@ def to_uint8(images: Array, value_range: Range | None = None) -> np.ndarray:
 
     The range is judged once, by the smallest and the largest value of the whole
     batch. uint8 is kept and booleans are 0 and 1. Integers from 0 to 255 are 0..255;
-    floats from 0 to 1 are 0..1, from 0 to 255 they are 0..255, from -1 to 1 they are
-    -1..1, and 5 % beyond either end is clipped as the overshoot of a resize. Anything
-    else (a mean was subtracted, say) is stretched from its smallest value, black, to
-    its largest, white. Pass `value_range` for a batch that fills a part of its range.
+    floats from 0 to 1 are 0..1, up to 2 they are 0..maximum (noise was added, say), up
+    to 255 they are 0..255, from -1 to 1 they are -1..1, and 5 % beyond either end is
+    clipped as the overshoot of a resize. Anything else (a mean was subtracted, say) is
+    stretched. Pass `value_range` for a batch that fills a part of its range.
 
     Args:
         images: (H, W), (H, W, 1), (H, W, 3) or (n, H, W, c), finite. Of a batch, other
@@ -76,12 +76,12 @@ def to_uint8(images: Array, value_range: Range | None = None) -> np.ndarray:
 
 def _guess_range(images: np.ndarray) -> Range:
     low, high = float(images.min()), float(images.max())
-    is_small = high <= 1.05 and images.dtype.kind not in "iu"
+    is_small = high <= 2 and images.dtype.kind not in "iu"
     # Below zero by no more than a resize overshoots, relative to the largest value: -2
     # is an overshoot in -2..255, and half of the range in -2..2.
     if -0.05 * high <= low and high <= 1.05 * 255:
-        return 0, 1 if is_small else 255
-    if low >= -1.05 and is_small:
+        return 0, (1 if high <= 1.05 else high) if is_small else 255
+    if low >= -1.05 and is_small and high <= 1.05:
         return -1, 1
     return low, high if high > low else low + 1
 
@@ -206,16 +206,16 @@ def draw_boxes(
     return picture
 
 
-def add_caption(image: Array, text: str) -> np.ndarray:
+def add_caption(image: Array, text: str, height: int | None = None) -> np.ndarray:
     """Put a line of text on a white strip below an image.
 
-    The strip is 18 pixels high, more below images wider than 432 pixels. Text that
-    is too long is cut: put first what matters. OpenCV's fonts know only ASCII:
-    accents are dropped, other signs become "?".
+    Text that is too long is cut: put first what matters. OpenCV's fonts know only
+    ASCII: accents are dropped, other signs become "?".
 
     Args:
         image: one image as in `overlay_heatmap`; it is not changed.
         text: one line, which may be empty; line breaks become spaces.
+        height: of the strip; None for 18 pixels, more below images wider than 432.
 
     Returns:
         (H + strip, W, 3) uint8.
@@ -229,7 +229,7 @@ def add_caption(image: Array, text: str) -> np.ndarray:
     """
     picture = _to_picture(image)
     width = picture.shape[1]
-    height = max(18, width // 24)
+    height = height or max(18, width // 24)
     style = cv2.FONT_HERSHEY_SIMPLEX, height / 45
     thickness = max(1, height // 30)
     signs = unicodedata.normalize("NFKD", " ".join(text.split()))

@@ -63,6 +63,11 @@ def test_docstring_examples():
         ([-0.04, 0.2, 1.04], [0, 51, 255]),
         ([-12.0, 51.0, 260.0], [0, 51, 255]),
         ([-1.04, 0.2, 1.04], [0, 153, 255]),
+        # Noise was added to 0..1, or 0..255 was divided by 127.5: not black.
+        ([0.0, 0.22, 1.1], [0, 51, 255]),
+        ([0.0, 0.4, 2.0], [0, 51, 255]),
+        ([0.0, 1.0, 3.0], [0, 1, 3]),
+        (np.int64([0, 1, 2]), [0, 1, 2]),
         # A mean subtracted, with and without division by the deviation.
         ([-124.0, 26.0, 151.0], [0, 139, 255]),
         ([-2.0, 0.0, 2.0], [0, 128, 255]),
@@ -327,6 +332,12 @@ def test_strip_grows_with_wide_images():
     assert [len(strip_of("x", width)) for width in (1, 432, 480, 2400)] == [
         *(18, 18, 20, 100)
     ]
+
+
+def test_a_strip_of_another_height_has_larger_letters():
+    small, large = (add_caption(black(10, 300), "Wren", x)[10:] for x in (18, 36))
+    heights = [np.ptp(np.flatnonzero(x.min(axis=(1, 2)) < 128)) for x in (small, large)]
+    assert len(large) == 36 and heights[1] > 1.5 * heights[0]
 
 
 def test_empty_text_gives_a_white_strip():

@@ -9,6 +9,7 @@ from keras import layers
 from keras_embcam import embed, explain_neighbors, explain_pair, vector_search
 from keras_embcam.metrics import measure_retrieval
 from keras_embcam.retrieval import contribution_reader, embedded, search
+from keras_embcam.retrieval.neighbor_explanation import _name
 from keras_embcam.transfer import weight_table as transfer_search
 
 RNG = np.random.default_rng(0)
@@ -167,8 +168,23 @@ def test_pictures(found):
     num_red = int((~found.is_right[wrong]).sum())
     assert count(pictures[wrong], red) > 1000 * num_red
     assert count(pictures[right], green) > 1000
+    labels = LABELS[found.indices]
+    np.testing.assert_array_equal(found.match_labels, labels)
+    np.testing.assert_array_equal(found.labels, LABELS)
+    numbers = found.indices
+    texts = [
+        [f"{labels[row, i]}, image {numbers[row, i]}" for i in range(3)]
+        for row in range(20)
+    ]
+    np.testing.assert_array_equal(found.draw(texts)[0], pictures[0])
     named = found.draw(captions=[["x"] * 3] * 20)
     assert named[0].shape == pictures[0].shape and np.any(named[0] != pictures[0])
+
+
+def test_a_number_is_named_a_label_and_a_string_is_its_own_name():
+    assert _name(np.array([3, 4]), 1, start=", ") == ", label 4"
+    assert _name(np.array([["owl"]]), (0, 0), end=", ") == "owl, "
+    assert _name(None, 0, "query") == ""
 
 
 def test_pictures_of_four_channels():

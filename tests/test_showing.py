@@ -148,7 +148,7 @@ def test_names_are_escaped(tmp_path):
     assert "&lt;b&gt;&amp;.png" in found._repr_html_()
 
 
-def test_a_gallery_without_images_shows_its_numbers(model):
+def test_a_gallery_without_images_has_no_pictures(model):
     embeddings = RNG.normal(size=(5, 4)).astype("float32")
     found = explain_neighbors(model, IMAGES[:1], gallery_embeddings=embeddings, k=2)
     assert found._repr_html_() is None
@@ -158,4 +158,16 @@ def test_an_explanation_prints_its_shapes(results):
     assert repr(results["explanation"]) == (
         "<Explanation of 10 images: heatmaps (10, 16, 12), embeddings (10, 4), "
         "scores (10,), images (10, 16, 12, 3)>"
+    )
+
+
+def test_results_of_a_search_print_one_line(results):
+    assert repr(results["pairs"]) == (
+        "<PairExplanation of 10 pairs: heatmaps (10, 16, 12)>"
+    )
+    num_wrong = np.count_nonzero(~results["neighbors"].is_right[:, 0])
+    assert 0 < num_wrong < 10
+    assert repr(results["neighbors"]) == (
+        "<NeighborExplanation of 10 queries: 2 matches each, first match wrong for "
+        f"{num_wrong}>"
     )

@@ -13,6 +13,7 @@ from keras_embcam.retrieval.pair_maps import Correspondences
 TILE = 224  # pixels: height of an image in a picture
 GAP = 10  # white pixels between tiles
 FRAME = 6
+TEXT = 22  # height of a line of text; the logger makes pictures smaller
 RIGHT, WRONG = (30, 160, 60), (205, 40, 40)
 # Of the lines, from the strongest on; they can be told apart by people who see no red
 # or no green (Okabe and Ito, Color Universal Design, 2008).
@@ -62,9 +63,13 @@ def draw_pair(
         canvas[top : top + len(warm), left : left + warm.shape[1]] = warm
     draw_lines(canvas, lines, offsets, [x.shape[:2] for x in heat])
     share = float(lines.values.sum())
-    caption = f"similarity {similarity:.2f}; lines make {share:.2f} of it"
+    caption = f"similarity {similarity:.2f}; the lines add {share:.2f} to it"
     return np.concatenate(
-        [plain, np.full((GAP, width, 3), 255, np.uint8), add_caption(canvas, caption)]
+        [
+            plain,
+            np.full((GAP, width, 3), 255, np.uint8),
+            add_caption(canvas, caption, TEXT),
+        ]
     )
 
 
@@ -76,6 +81,7 @@ def draw_result(
     captions: Sequence[str],
     is_right: Sequence[bool] | None,
     extra: Sequence[tuple[Any, np.ndarray | None, str]] = (),
+    title: str = "query",
 ) -> np.ndarray:
     """Draw a query, its matches in a row, the heat on both sides and lines between.
 
@@ -88,6 +94,7 @@ def draw_result(
         is_right: whether each match is of the query's class, for its frame; None
             where that is not known.
         extra: up to two more tiles below the query: image, heatmap or None, caption.
+        title: the caption of the query.
 
     Returns:
         (height, width, 3) uint8: a column for the query and for each match; in the
@@ -95,7 +102,7 @@ def draw_result(
         the heat of the match.
     """
     base = enlarge(to_uint8(query))
-    columns = [_stack_first_column(base, extra)]
+    columns = [_stack_first_column(base, extra, title)]
     for number, match in enumerate(matches):
         image = enlarge(to_uint8(match))
         on_query = overlay_heatmap(base, heat[number][0])
@@ -104,7 +111,7 @@ def draw_result(
         color = None
         if is_right is not None:
             color = RIGHT if is_right[number] else WRONG
-        head = add_caption(_frame(image, width, color), captions[number])
+        head = add_caption(_frame(image, width, color), captions[number], TEXT)
         first, second = _centre(on_query, width), _centre(on_match, width)
         body = np.full((2 * TILE + GAP, width, 3), 255, np.uint8)
         body[:TILE], body[TILE + GAP :] = first, second
@@ -119,21 +126,23 @@ def draw_result(
 
 
 def _stack_first_column(
-    base: np.ndarray, extra: Sequence[tuple[Any, np.ndarray | None, str]]
+    base: np.ndarray,
+    extra: Sequence[tuple[Any, np.ndarray | None, str]],
+    title: str,
 ) -> np.ndarray:
     width = base.shape[1] + 2 * FRAME
-    tiles = [add_caption(_frame(base, width, None), "query")]
+    tiles = [add_caption(_frame(base, width, None), title, TEXT)]
     if not extra:
-        notes = ("what of the query matches", "what of the match matches")
+        notes = ("heat on the query", "heat on the match")
         for note in notes:
-            blank = np.full((TILE - 18, width, 3), 255, np.uint8)
-            tiles.append(add_caption(blank, note))
+            blank = np.full((TILE - TEXT, width, 3), 255, np.uint8)
+            tiles.append(add_caption(blank, note, TEXT))
     for image, heatmap, caption in extra:
         picture = enlarge(to_uint8(image))
         if heatmap is not None:
             picture = overlay_heatmap(picture, heatmap)
         wide = max(width, picture.shape[1])
-        tiles.append(add_caption(_centre(picture, wide), caption))
+        tiles.append(add_caption(_centre(picture, wide), caption, TEXT))
     return _join(tiles, axis=0)
 
 

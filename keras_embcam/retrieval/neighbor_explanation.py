@@ -26,6 +26,8 @@ class NeighborExplanation:
             most similar first.
         similarities: (n, k) float32, cosines.
         is_right: (n, k) bool, or None without labels.
+        labels: (n,) of the queries, and
+        match_labels: (n, k) of the matches, as given; None without labels.
         heatmaps_queries: what of the query makes it similar to each match,
             (n, k, H, W) float32 in [0, 1].
         heatmaps_matches: what of each match makes it similar to the query, the same
@@ -53,6 +55,8 @@ class NeighborExplanation:
     indices: np.ndarray
     similarities: np.ndarray
     is_right: np.ndarray | None
+    labels: np.ndarray | None
+    match_labels: np.ndarray | None
     heatmaps_queries: np.ndarray
     heatmaps_matches: np.ndarray | None
     correspondences: Correspondences | None
@@ -66,6 +70,17 @@ class NeighborExplanation:
     best_right_images: np.ndarray | None
     lines: Correspondences | None
 
+    def __repr__(self) -> str:
+        """Return a line in place of pages of numbers."""
+        num_queries, k = self.indices.shape
+        wrong = ""
+        if self.is_right is not None:
+            num_wrong = np.count_nonzero(~self.is_right[:, 0])
+            wrong = f", first match wrong for {num_wrong}"
+        return (
+            f"<NeighborExplanation of {num_queries} queries: {k} matches each{wrong}>"
+        )
+
     def draw(self, captions: Any = None) -> list[np.ndarray]:
         """Return one picture a query.
 
@@ -76,7 +91,7 @@ class NeighborExplanation:
         best right match, and that match.
 
         Args:
-            captions: (n, k) texts in place of the numbers of the matches.
+            captions: (n, k) texts in place of the matches' labels and numbers.
 
         Returns:
             A list of (height, width, 3) uint8.
@@ -105,7 +120,7 @@ class NeighborExplanation:
 
     def _repr_html_(self) -> str | None:
         if self.match_images is None:
-            return None  # there is nothing to draw: the notebook shows the numbers
+            return None  # there is nothing to draw
         rows = check_indices(None, len(self.queries))
         captions = [f"query {self.queries[row]}" for row in rows]
         return to_html(self._draw(rows), captions, len(self.queries))
@@ -135,12 +150,14 @@ class NeighborExplanation:
                     [self._caption(row, i, captions) for i in numbers],
                     None if self.is_right is None else self.is_right[row].tolist(),
                     self._extra(row, query),
+                    "query" + _name(self.labels, row, ", "),
                 )
             )
         return pictures
 
     def _caption(self, row: int, number: int, captions: Any) -> str:
-        name = f"image {self.indices[row, number]}"
+        name = _name(self.match_labels, (row, number), end=", ")
+        name += f"image {self.indices[row, number]}"
         if captions is not None:
             name = str(captions[row][number])
         return f"{self.similarities[row, number]:.2f}  {name}"
@@ -152,6 +169,14 @@ class NeighborExplanation:
         best = to_uint8(self.best_right_images[row][None])[0]
         similarity = self.best_right_similarities[row]
         return [
-            (query, self.contrasts[row], "for the first, not the right one"),
-            (best, None, f"{similarity:.2f}  best right one"),
+            (query, self.contrasts[row], "speaks for the wrong match"),
+            (best, None, f"{similarity:.2f}  best right match"),
         ]
+
+
+def _name(labels: np.ndarray | None, place: Any, start: str = "", end: str = "") -> str:
+    """Return "label 3" for a number and the label itself for a string."""
+    if labels is None:
+        return ""
+    kind = "label " if labels.dtype.kind in "iub" else ""
+    return f"{start}{kind}{labels[place]}{end}"

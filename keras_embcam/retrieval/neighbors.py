@@ -214,6 +214,10 @@ def explain_neighbors(
         indices=searched.rows[ranking.indices],
         similarities=ranking.similarities,
         is_right=ranking.is_right,
+        labels=None if asked.labels is None else asked.labels[chosen],
+        match_labels=(
+            None if searched.labels is None else searched.labels[ranking.indices]
+        ),
         best_right=np.where(best >= 0, searched.rows[best], -1),
         best_right_similarities=ranking.best_right_similarities,
         best_right_images=best_images,

@@ -49,12 +49,10 @@ class PairExplanation:
         contributions_a: (n, h, w, d), of the first image, by the length of its
             embedding.
         contributions_b: the same of the second image.
-        errors: (n,) the larger one of the two completeness errors; see
-            `Contributions`.
+        errors: (n,) the larger of the two completeness errors; see `Contributions`.
         images_a: as given or read.
         images_b: as given or read.
-        rows: (n,) int64, the numbers of the pairs as they were given: all, but for
-            those of which a file could not be read.
+        rows: (n,) int64, the numbers of the pairs whose files could be read.
     """
 
     similarity: np.ndarray
@@ -85,6 +83,11 @@ class PairExplanation:
         return compare_positions(
             self.contributions_a[index], self.contributions_b[index]
         )
+
+    def __repr__(self) -> str:
+        """Return a line in place of pages of numbers."""
+        shape = np.shape(self.heatmaps_a)
+        return f"<PairExplanation of {len(self.similarity)} pairs: heatmaps {shape}>"
 
     def draw(self, num_lines: int = 5) -> list[np.ndarray]:
         """Return a picture of each pair: both images, their heat, lines between.
