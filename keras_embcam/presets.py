@@ -1,7 +1,7 @@
 """Named combinations of layers, weightings and box rule, each measured.
 
-``localize`` was chosen on the classes 1-10 of CUB-200-2011 and is reported in the
-README on others, where it also says where it loses. ``tokens`` is the default for
+``localize`` was chosen on the classes 1-10 of CUB-200-2011. docs/choose.md has its
+figures on other classes, and says where it loses. ``tokens`` is the default for
 transformers, ``attention_gradient`` and ``legrad`` are the methods of Chefer et al. and
 Bousselham et al. for them, and ``gradient_length``, ``rollout`` and ``last_attention``
 are baselines, which do not follow the proxy: docs/transformers.md compares them.

@@ -26,8 +26,8 @@ class NeighborExplanation:
             most similar first.
         similarities: (n, k) float32, cosines.
         is_right: (n, k) bool, or None without labels.
-        labels: (n,) of the queries, and
-        match_labels: (n, k) of the matches, as given; None without labels.
+        labels: (n,) of the queries as given, None without labels.
+        match_labels: (n, k) of the matches, likewise.
         heatmaps_queries: what of the query makes it similar to each match,
             (n, k, H, W) float32 in [0, 1].
         heatmaps_matches: what of each match makes it similar to the query, the same
