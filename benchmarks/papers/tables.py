@@ -93,7 +93,7 @@ def to_markdown(content: Mapping[str, Any], relations: Sequence[Relation]) -> st
     uniform = rows[names.UNIFORM]["heatmap_ratio_bbox"]
     settings = content["settings"].items()
     parts = [
-        f"# The papers' tables with {content['settings']['model']}",
+        f"# The papers' tables: {content['settings']['model'].split('.')[0]}",
         "\n".join(f"- {key}: {_text(x)}" for key, x in settings),
         f'"{NONE_PUBLISHED}" means that no figure is published, and "n/a" that this '
         "data does not have it or that it was not measured. +L: the triplet loss "
