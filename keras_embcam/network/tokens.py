@@ -236,9 +236,13 @@ class TokenFinder:
     def _splits(
         self, num_tokens: int, before: int, behind: int
     ) -> Iterator[tuple[int, int]]:
-        """Yield numbers of tokens before and behind the patches, likely ones first."""
+        """Yield numbers of tokens before and behind the patches, likely ones first.
+
+        Guessed ones leave half of the tokens to the patches: among tokens in any order,
+        some three that follow each other look like a small grid.
+        """
         yield before, behind
-        for others in range(min(MAX_OTHER_TOKENS + 1, num_tokens)):
+        for others in range(min(MAX_OTHER_TOKENS, num_tokens // 2) + 1):
             for start in dict.fromkeys((others, 0)):
                 if (start, others - start) != (before, behind):
                     yield start, others - start
