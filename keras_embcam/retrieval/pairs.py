@@ -152,6 +152,8 @@ def explain_pair(
     num_steps: int | None = None,
     resize: bool = True,
     normalize: bool = True,
+    token_grid: tuple[int, int] | None = None,
+    num_prefix_tokens: int | None = None,
     preprocessing_function: str | Callable | None = None,
     image_size: tuple[int, int] | None = None,
     strict: bool = False,
@@ -176,6 +178,8 @@ def explain_pair(
         num_steps: see `contributions`.
         resize: True for heatmaps of the size of the images.
         normalize: True to divide each heatmap by its maximum.
+        token_grid: see `EmbeddingCAM`.
+        num_prefix_tokens: see `EmbeddingCAM`.
         preprocessing_function: see `explain_batches`.
         image_size: see `explain_batches`.
         strict: True to raise at a file that cannot be read; False to leave its pair
@@ -212,17 +216,13 @@ def explain_pair(
         embedding_layer=embedding_layer,
         resize=resize,
         joins_branches=False,
+        token_grid=token_grid,
+        num_prefix_tokens=num_prefix_tokens,
     )
     reader = ContributionReader(model, method, num_steps)
+    how = {"image_size": image_size, "strict": strict}
     sources = [
-        ImageSource(
-            images,
-            model,
-            batch_size,
-            preprocessing_function,
-            image_size=image_size,
-            strict=strict,
-        )
+        ImageSource(images, model, batch_size, preprocessing_function, **how)
         for images in (images_a, images_b)
     ]
     sides = [reader.read_all(source, verbose) for source in sources]

@@ -18,6 +18,8 @@ def contributions(
     conv_layer: Any = None,
     embedding_layer: Any = None,
     num_steps: int | None = None,
+    token_grid: tuple[int, int] | None = None,
+    num_prefix_tokens: int | None = None,
     preprocessing_function: str | Callable | None = None,
     image_size: tuple[int, int] | None = None,
     strict: bool = False,
@@ -49,6 +51,8 @@ def contributions(
         conv_layer: one layer, see `EmbeddingCAM`.
         embedding_layer: see `EmbeddingCAM`.
         num_steps: of the integral, >= 1. None for as few as are exact, else 16.
+        token_grid: see `EmbeddingCAM`.
+        num_prefix_tokens: see `EmbeddingCAM`.
         preprocessing_function: see `explain_batches`.
         image_size: see `explain_batches`.
         strict: see `explain_batches`.
@@ -84,6 +88,10 @@ def contributions(
         strict=strict,
     )
     method = Method(
-        conv_layer=conv_layer, embedding_layer=embedding_layer, joins_branches=False
+        conv_layer=conv_layer,
+        embedding_layer=embedding_layer,
+        joins_branches=False,
+        token_grid=token_grid,
+        num_prefix_tokens=num_prefix_tokens,
     )
     return ContributionReader(model, method, num_steps).read_all(source, verbose)
