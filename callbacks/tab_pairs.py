@@ -16,13 +16,13 @@ from keras_embcam.retrieval.known_pairs import map_known_pairs
 from keras_embcam.running.compiled_functions import list_compiled
 from keras_embcam.running.labelled_examples import ExampleStream
 
-MAX_PAIRS = 64  # of an update
+MAX_PAIRS = 24  # of an update; each costs it a look at two images
 
 
 def choose_wrong(
     labels: np.ndarray, neighbors: np.ndarray, similarities: np.ndarray
 ) -> np.ndarray:
-    """Return the examples whose wrong first matches are most similar, at most 64.
+    """Return the examples whose wrong first matches are most similar, at most 24.
 
     Args:
         labels: (n,).

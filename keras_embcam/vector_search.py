@@ -9,6 +9,9 @@ from keras_embcam.extras import import_extra
 # Similarities that are in memory at a time: 64 MB of float32.
 MAX_SIMILARITIES = 2**24
 
+# Enough that the highest values mostly lie in groups of their own.
+GROUPS_PER_NEIGHBOR = 16
+
 # Of the approximate search. About 4 sqrt(N) cells, as faiss advises, but no fewer
 # entries in a cell than faiss wants to learn its centre from.
 CELLS_PER_ROOT = 4
@@ -71,10 +74,14 @@ def find_nearest(
 
 def _rank(similarities: np.ndarray, num_neighbors: int) -> np.ndarray:
     """Return the columns of the highest values of each row, (n, k), in order."""
-    # numpy's partition breaks ties as it likes, so it finds the lowest value that
-    # counts, and a stable sort of those that reach it does the rest.
-    position = similarities.shape[1] - num_neighbors
-    least = np.partition(similarities, position, axis=1)[:, position]
+    # Of the maxima of groups of columns, the k-th is no more than the k-th value of
+    # all. A stable sort of the few that reach it does the rest.
+    num_rows, num_columns = similarities.shape
+    num_groups = min(GROUPS_PER_NEIGHBOR * num_neighbors, num_columns)
+    size = num_columns // num_groups
+    grouped = similarities[:, : size * num_groups].reshape(num_rows, size, num_groups)
+    position = num_groups - num_neighbors
+    least = np.partition(grouped.max(axis=1), position, axis=1)[:, position]
     ranked = np.empty((len(similarities), num_neighbors), "int64")
     for row, lowest, values in zip(ranked, least, similarities, strict=True):
         reached = np.flatnonzero(values >= lowest)
