@@ -69,6 +69,9 @@ def explain_batches(
         batch_size: images at a time, >= 1, where they are not batched.
         verbose: 1 for a progress bar.
 
+    Yields:
+        An `Explanation` of at most ``batch_size`` images, in their order.
+
     Raises:
         ValueError: for images, layers, labels or proxies that do not fit, or a batch
             of which no embedding is finite.
@@ -163,6 +166,19 @@ def embed(
     Raises:
         ValueError: for images or layers that do not fit.
         TypeError: for images of an unknown kind, or what is no Keras model.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([
+    ...     keras.Input((8, 8, 3)),
+    ...     keras.layers.Conv2D(4, 3),
+    ...     keras.layers.GlobalAveragePooling2D(),
+    ...     keras.layers.UnitNormalization(),
+    ... ])
+    >>> embeddings = embed(model, np.ones((2, 8, 8, 3)))
+    >>> embeddings.shape, bool(np.allclose(np.linalg.norm(embeddings, axis=1), 1))
+    ((2, 4), False)
     """
     check_model(model)
     source = ImageSource(

@@ -65,6 +65,18 @@ def test_every_public_name_has_a_docstring(module, hooks):
                 assert inspect.getdoc(member), f"{name}.{part}"
 
 
+@pytest.mark.parametrize("module", sorted(SHOWN))
+def test_every_function_says_what_it_returns(module, hooks):
+    for name in hooks.find_names(module):
+        value = getattr(importlib.import_module(module), name)
+        if not inspect.isfunction(value):
+            continue
+        returned = inspect.signature(value).return_annotation
+        if returned not in (None, "None", inspect.Signature.empty):
+            text = inspect.getdoc(value)
+            assert re.search(r"^Return|^Yield|Returns:|Yields:|Returns a ", text), name
+
+
 def test_all_errors_are_listed(hooks):
     text = hooks.list_errors()
     for words in (

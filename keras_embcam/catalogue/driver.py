@@ -125,6 +125,9 @@ def explain_catalogue(
         bounding_box_format: of the boxes, as Keras names it; pixels are those of the
             image as viewers show it, turned by its EXIF data.
 
+    Returns:
+        A `CatalogueCounts`: how many images were explained, and how many not.
+
     Raises:
         ImportError: where Ray is missing.
         RuntimeError: for parts in which the process of an actor ends again and again;

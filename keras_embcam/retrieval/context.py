@@ -122,6 +122,9 @@ def context_ratio(
         batch_size: images at a time, >= 1.
         verbose: 1 for a progress bar.
 
+    Returns:
+        A `ContextRatio`: the ratio, and Recall@1 in [0, 1] under each cover.
+
     Raises:
         ValueError: for examples without labels, without boxes and masks, with no class
             of two members, or that do not fit.

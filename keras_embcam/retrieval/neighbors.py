@@ -93,6 +93,9 @@ def explain_neighbors(
         batch_size: images at a time, >= 1.
         verbose: 1 for progress bars.
 
+    Returns:
+        A `NeighborExplanation`, whose `draw` and `plot` make pictures.
+
     Raises:
         ValueError: for images, layers, labels or embeddings that do not fit, an empty
             gallery, a k larger than it, matches of several sizes, embeddings that are

@@ -164,9 +164,9 @@ def explain_pair(
 
     With the contributions C of positions to the raw embeddings y (see `contributions`)
     the cosine of two images is ``sum of C_a[ij] . C_b[kl] / (|y_a| |y_b|)`` over all
-    pairs of positions. Summed over the positions of b the terms
-    are the signed map of a, summed over those of a the map of b. Their positive
-    parts are the heatmaps, their negative parts what pulls the two apart.
+    pairs of positions. Summed over the positions of b the terms are the signed map of
+    a, summed over those of a the map of b. Their positive parts are the heatmaps, their
+    negative parts what pulls the two apart. Returns a `PairExplanation`.
 
     Args:
         model: any Keras model, see `EmbeddingCAM`.

@@ -8,12 +8,12 @@ Tensor = Any
 
 
 def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Mean gradient of each channel (Selvaraju et al., eq. 1): (n, 1, 1, k)."""
+    """Return mean gradients of channels (Selvaraju et al., eq. 1): (n, 1, 1, k)."""
     return ops.mean(gradients, axis=(1, 2), keepdims=True)
 
 
 def gradcam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Grad-CAM++ (Chattopadhay et al.): (n, 1, 1, k), >= 0.
+    """Return the weights of Grad-CAM++ (Chattopadhay et al.): (n, 1, 1, k), >= 0.
 
     ``sum over positions of relu(G) / (2 + G * sum(A))``, where G > 0 and the
     denominator is positive; other positions count nothing. The score is not
@@ -27,17 +27,17 @@ def gradcam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def layercam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Positive gradient of each position (Jiang et al.): (n, h, w, k), >= 0."""
+    """Return positive gradients of positions (Jiang et al.): (n, h, w, k), >= 0."""
     return ops.relu(gradients)
 
 
 def hirescam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Gradient of each position (Draelos and Carin): (n, h, w, k)."""
+    """Return the gradients of positions (Draelos and Carin): (n, h, w, k)."""
     return gradients
 
 
 def xgradcam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Gradient averaged by activation (Fu et al.): (n, 1, 1, k).
+    """Return the gradient averaged by activation (Fu et al.): (n, 1, 1, k).
 
     ``sum(G * A) / sum(A)``; a channel whose activations sum to zero counts nothing.
     """
