@@ -58,8 +58,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     iterations`` and so on, and all steps are training steps. The same numbers are
     put into `logs` with the prefix ``val_`` (``val_heatmap_ratio_bbox``), where
     `ModelCheckpoint`, `EarlyStopping`, `CSVLogger` and `History` find them, if they
-    stand behind this callback in the list. `keras.callbacks.TensorBoard` may stand
-    before or behind it, with the same `log_dir`: each curve is written once.
+    come after this callback in the list. `keras.callbacks.TensorBoard` may come
+    before or after it, with the same `log_dir`: each curve is written once.
 
     Everything is checked when the training begins, and what is explained is printed
     once (unless ``fit(verbose=0)``) and written as a text, with the ratio of a uniform
@@ -67,7 +67,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     warning. An update writes at most ``num_images`` pictures and one grid, less than
     ``6 W H (num_images)`` bytes (W, H: size of a picture, at most 512), one of at most
     6 wrong matches, up to 0.5 MB each, and for the tab ``h w + 31`` bytes an example
-    (h, w: of the feature map, at most 28), ``2 h w + 2`` for 64 pairs, and 16 kB once.
+    (h, w: of the feature map, at most 28), ``2 h w + 2`` for 24 pairs, and 16 kB once.
 
     Args:
         log_dir: folder of the logs; also an address that `tf.io.gfile` knows, such as
@@ -105,7 +105,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         mask_ignored: the value of pixels that do not count in integer masks.
         projector: write the embeddings for TensorBoard's projector, with overlays,
             when training ends.
-        context_ratio: True for curves of `keras_embcam.context_ratio`: seven runs more.
+        context_ratio: True for curves of `keras_embcam.context_ratio`: 7 more runs.
         strict: raise errors instead of warning.
 
     Raises:
