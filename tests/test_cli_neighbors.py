@@ -126,6 +126,14 @@ def test_a_model_with_code_of_ones_own_belongs_into_python(folder, tmp_path, cap
     assert main(["neighbors", str(path), str(folder / "gallery")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "lambda.keras' by itself" in error and "explain(model, files)" in error
+
+    class Doubled(layers.Layer):
+        pass
+
+    keras.Sequential([keras.Input((32, 32, 3)), Doubled(), layers.Flatten()]).save(path)
+    assert main(["neighbors", str(path), str(folder / "gallery")]) == 2
+    says = capsys.readouterr().err.splitlines()[-1].partition("Keras says: ")[2]
+    assert says.startswith("Could not locate class 'Doubled'")
     path.write_bytes(b"no model")  # another reason: Keras's own words
     assert main(["neighbors", str(path), str(folder / "gallery")]) == 2
     assert "by itself" not in capsys.readouterr().err

@@ -28,10 +28,12 @@ def load_model(path: Path) -> Any:
     except (TypeError, ValueError) as error:
         if "deserializ" not in str(error):
             raise
+        # Keras names what it does not know in the innermost of several errors.
+        reason = str(error).rpartition("Exception encountered: ")[2].strip()
         raise ValueError(
             f"Keras cannot load {str(path)!r} by itself. A command loads only models "
             "without code of your own, such as layers that you wrote or a Lambda. Load "
             "it in Python, where that code is imported, and call the function there: "
             "`keras_embcam.explain(model, files)`, for example. Keras says: "
-            f"{str(error).strip()[:300]}"
+            f"{reason[:300]}"
         ) from error
