@@ -13,6 +13,9 @@ sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks.papers import choose_token_default as choice
 from benchmarks.papers import hybrids, token_peers
 from keras_embcam.network.feature_maps import AttentionLayers
+from keras_embcam.network.raw_embedding import find_embedding
+from keras_embcam.network.recording import run_and_record
+from keras_embcam.network.trial_run import TrialRun
 from keras_embcam.network.view import ModelView
 from keras_embcam.presets import PRESETS
 from keras_embcam.running.one_batch import compute_heatmaps
@@ -57,11 +60,43 @@ def test_candidates_are_the_presets_of_their_names(pooling: str) -> None:
         )
 
 
+def test_grad_eclip_is_the_formula_of_its_authors() -> None:
+    """Values times gradients of the class token, times a cosine, in a loop."""
+    keras.utils.set_random_seed(0)
+    head = hybrids.make_head("token")
+    maps = np.random.default_rng(0).normal(size=(2, *hybrids.GRID, 96))
+    maps = 4 * maps.astype("float32")
+    proxies = np.ones((2, hybrids.EMBEDDING_WIDTH), "float32")
+    found = choice.collect(head, maps, proxies)["grad_eclip"]
+    trial = TrialRun(head)
+    names = [f"block_2_attention/{x}" for x in ("query", "key", "value")]
+    names.append("block_2_attention/attention_output")
+    parts = [trial.find_operation(x, "conv_layer", 3) for x in names]
+    source = find_embedding(trial)
+    run = run_and_record(head, maps, parts, names, source, None, parts[3:])
+    query, key, value = (np.reshape(x, (2, 197, -1)) for x in run.outputs[:3])
+    gradient = np.reshape(run.pull_back(proxies)[3], (2, 197, -1))[:, 0]
+    for image in range(2):
+        cosines = [
+            query[image, 0] @ x / np.linalg.norm(query[image, 0]) / np.linalg.norm(x)
+            for x in key[image, 1:]
+        ]
+        least, most = min(cosines), max(cosines)
+        expected = [
+            max(gradient[image] @ x * (cosine - least) / (most - least), 0)
+            for x, cosine in zip(value[image, 1:], cosines, strict=True)
+        ]
+        np.testing.assert_allclose(
+            found[image].ravel(), expected, atol=1e-4 * max(expected)
+        )
+
+
 def test_peers_that_are_not_installed_are_absent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     group = token_peers.GROUP._replace(environment="no-such-environment")
     monkeypatch.setattr(token_peers, "GROUP", group)
+    monkeypatch.setattr(hybrids, "NUM_BLOCKS", 1)  # faster
     keras.utils.set_random_seed(0)
     maps = np.random.default_rng(0).normal(size=(2, *hybrids.GRID, 96))
     found = token_peers.explain_with_all(hybrids.make_head("token"), maps, None)

@@ -21,7 +21,7 @@ from benchmarks.cost.plan import compile_forward, make_images
 from benchmarks.cost.timing import alternate, compare
 from keras_embcam import explain
 
-NUM_BLOCKS, TOKENS, WIDTH, HEADS, BATCH_SIZE, NUM_ROUNDS = 12, 197, 192, 3, 4, 5
+NUM_BLOCKS, TOKENS, WIDTH, HEADS, BATCH_SIZE, NUM_ROUNDS = 12, 197, 192, 3, 4, 15
 LINEAR, MIXING = 12 * TOKENS * WIDTH**2, TOKENS**2 * WIDTH
 FORWARD = NUM_BLOCKS * (LINEAR + 2 * MIXING) + 196 * 768 * WIDTH
 BACK = LINEAR + 4 * MIXING

@@ -114,6 +114,12 @@ def make_parts(outputs: dict[str, tuple]) -> Maps:
         relevance = relevance + product @ state
         half = (attention.mean(axis=1) + identity) / 2
         rolled = half if rolled is None else half @ rolled
+    units = [x.reshape(*x.shape[:2], -1) for x in (query, key)]
+    units = [x / np.linalg.norm(x, axis=2, keepdims=True) for x in units]
+    cosines = np.einsum("bqd,bkd->bqk", *units, optimize=True)
+    least, most = (f(cosines[..., 1:], 2, keepdims=True) for f in (np.min, np.max))
+    loosened = (cosines - least) / (most - least)
+    maps["grad_eclip"] = np.maximum(read(slope.sum(axis=1) * loosened, pooled), 0)
     maps["accumulated"] = read(relevance, pooled)
     maps["rollout"] = read(rolled, pooled)
     return maps
@@ -202,6 +208,7 @@ CANDIDATES: dict[str, Callable[[Maps], np.ndarray]] = {
     "ReLU of the attention's gradient": lambda maps: sum(
         maps[f"legrad {x}"] for x in ALL
     ),
+    "Grad-ECLIP, last block": lambda maps: maps["grad_eclip"],
     "attention x gradient, accumulated (C)": accumulated,
     "element-wise, mean of all, x C": times(mean_of("element", ALL), accumulated),
     "E of the first two x L of the first": times(
@@ -275,7 +282,7 @@ def judge(
     def run(batch: np.ndarray) -> np.ndarray:
         return model.predict(batch, batch_size=BATCH, verbose=0)
 
-    targets, found = run(few), {}
+    found = {}
     for name in own:
         heatmaps = np.asarray(
             resize_heatmaps(own[name].astype("float32"), images.shape[1:3])
@@ -287,10 +294,7 @@ def judge(
             ordered = np.asarray(
                 resize_heatmaps(noise.astype("float32"), images.shape[1:3])
             )
-        inserted, deleted = (
-            area_under(curve(run, few, ordered, targets, NUM_STEPS))
-            for curve in (insertion_curve, deletion_curve)
-        )
+        faithful = insertion_minus_deletion(run, few, ordered)
         asked = [
             heat_by_cell(maps[name].astype("float32"), 2)[:, cell]
             for cell, maps in enumerate(halves)
@@ -298,9 +302,21 @@ def judge(
         boxes = localization_accuracy(
             heatmaps, birds["bbox"][some], "rel_yxyx", "otsu_4th_root"
         )
-        found[name] = Judged(inside, inserted - deleted, np.concatenate(asked), boxes)
+        found[name] = Judged(inside, faithful, np.concatenate(asked), boxes)
         print(f"{name}: {found[name]}; boxes {np.mean(boxes):.3f}", flush=True)
     return found
+
+
+def insertion_minus_deletion(
+    run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, heatmaps: np.ndarray
+) -> np.ndarray:
+    """Return the areas under both curves, of the cosine with the image itself, (n,)."""
+    targets = run(images)
+    inserted, deleted = (
+        area_under(curve(run, images, heatmaps, targets, NUM_STEPS))
+        for curve in (insertion_curve, deletion_curve)
+    )
+    return inserted - deleted
 
 
 def choose_birds(number: int, part: str) -> np.ndarray:
