@@ -13,7 +13,7 @@ from keras_embcam.callbacks.explained_proxies import ExplainedProxies
 from keras_embcam.callbacks.other_callbacks import look_at_others
 from keras_embcam.callbacks.retrieval_log import ContextCurves
 from keras_embcam.callbacks.step_axis import StepAxis
-from keras_embcam.callbacks.update import Update, warn_of_missing
+from keras_embcam.callbacks.update import Update, warn_of_missing, warn_of_rare_updates
 from keras_embcam.callbacks.update_log import UpdateLog
 from keras_embcam.callbacks.validation_run import ValidationRun
 from keras_embcam.method import Method
@@ -31,17 +31,13 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     ====================  ===================================  =======================
     run                   tag                                  what
     ====================  ===================================  =======================
-    ``validation``        ``heatmaps/00``, ``heatmaps/01`` ..  one example each: heat,
-                                                               true box (green), found
-                                                               box (white), caption
-    ``validation``        ``heatmaps/worst``                   the examples with the
-                                                               lowest ratio now
-    ``validation``        ``heatmaps/retrieval_errors``        wrong first matches with
-                                                               the highest similarity
+    ``validation``        ``heatmaps/00``, ``heatmaps/01`` ..  one each: heat, true box
+                                                               green, found box white
+    ``validation``        ``heatmaps/worst``                   lowest ratios now
+    ``validation``        ``heatmaps/retrieval_errors``        most similar wrong ones
     both                  ``epoch_heatmap_ratio_bbox``         mean share of heat in the
-                                                               box; in the run
+                                                               box; uniform maps in
                                                                ``uniform_baseline``
-                                                               that of a uniform map
     both                  ``epoch_heatmap_ratio_mask``         the same in the mask
     ``validation``        ``epoch_localization_accuracy``      boxes found (IoU >= 0.5,
                                                                threshold 0.2)
@@ -55,8 +51,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
     ====================  ===================================  =======================
 
     With an integer `update_freq` the curves are called ``heatmap_ratio_bbox_vs_
-    iterations`` and so on, and all steps are training steps. The same numbers are
-    put into `logs` with the prefix ``val_`` (``val_heatmap_ratio_bbox``), where
+    iterations`` and so on, and all steps are training steps. The numbers of an epoch's
+    last update are put into `logs` as ``val_heatmap_ratio_bbox`` and so on, where
     `ModelCheckpoint`, `EarlyStopping`, `CSVLogger` and `History` find them, if they
     come after this callback in the list. `keras.callbacks.TensorBoard` may come
     before or after it, with the same `log_dir`: each curve is written once.
@@ -199,7 +195,8 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         self._stopped = False
         self._run: ValidationRun | None = None
         self._explained: keras.Model | None = None
-        self._update: Update | None = None
+        self._update: Any = None
+        self._is_new = False  # measured in this epoch
         self._keras_writes_scalars = False
         self._warned_of: set[str] = set()
 
@@ -211,7 +208,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Find where on the axes this training stands."""
-        self._guard(self._axis.begin_epoch, epoch, self.model, self._steps_per_epoch)
+        self._guard(self._begin_epoch, epoch)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Update after every `update_freq` steps."""
@@ -228,21 +225,27 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
             step, scalars = self._axis.step_of(epoch), not self._keras_writes_scalars
             self._guard(self._write_update, "epoch_{}", step, scalars)
         elif self._update is None:
-            self._guard(self._measure)  # no update yet: the logs need the numbers
-        # Once the logging has ended no numbers: of NaN `EarlyStopping` makes an end.
-        if logs is not None and self._update is not None and not self._stopped:
+            self._guard(self._measure)  # the logs need the numbers from the first row
+            self._guard(warn_of_rare_updates, self.update_freq, self._steps_per_epoch)
+        # Of this epoch only; once the logging has ended none: NaN ends EarlyStopping.
+        if logs is not None and self._is_new and not self._stopped:
             for name, value in self._update.values.items():
                 logs[f"val_{name}"] = value
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Write the projector's files, if asked for, and close all files."""
-        if self.projector:
-            self._guard(self._write_projector)
+        if self.projector and self._update is not None:
+            self._guard(self._log.write_projector, self._update, self._run)
         self._guard(self._log.close)
 
     @property
     def _steps_per_epoch(self) -> int | None:
         return (self.params or {}).get("steps")
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self._is_new = False
+        if self._axis.begin_epoch(epoch, self.model, self._steps_per_epoch):
+            self._log.warn_of_earlier_run()
 
     def _look_at_other_callbacks(self) -> None:
         self._keras_writes_scalars = look_at_others(self, self.log_dir)
@@ -271,6 +274,7 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         self._update = run.measure(self._num_images, self._log.kept_map_side)
         self._context.measure(run, self._update)
         self._warned_of |= warn_of_missing(self._update, self._warned_of)
+        self._is_new = True
         return self._update
 
     def _write_update(self, tag: str, step: int, scalars: bool) -> None:
@@ -278,10 +282,6 @@ class EmbeddingCAMLogger(keras.callbacks.Callback):
         if not self._axis.is_written(step):
             self._log.write(update, self._prepare(), tag, step, scalars)
             self._axis.note_written(step)
-
-    def _write_projector(self) -> None:
-        if self._update is not None:
-            self._log.write_projector(self._update, self._prepare())
 
     def _guard(self, action: Callable, *arguments: Any) -> None:
         """Run an action of the logger that must not end the training."""

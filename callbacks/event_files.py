@@ -7,6 +7,9 @@ from pathlib import Path
 import tensorflow as tf
 from tensorboard.compat.proto.event_pb2 import Event
 
+# The tag of the text that a logger writes first, in the run `validation`.
+TEXT_TAG = "embedding_cam_logger"
+
 
 def check_log_dir(log_dir: str | os.PathLike) -> str:
     """Return the folder of the logs as text.
@@ -22,6 +25,21 @@ def check_log_dir(log_dir: str | os.PathLike) -> str:
             f"makes {text!r} of it. Received: {log_dir!r}"
         )
     return text
+
+
+def holds_a_run(run_dir: str) -> bool:
+    """Tell whether a logger wrote into the folder of a run before.
+
+    Args:
+        run_dir: any path that `tf.io.gfile` knows.
+    """
+    return any(
+        value.tag == TEXT_TAG
+        for path in tf.io.gfile.glob(tf.io.gfile.join(run_dir, "*tfevents*"))
+        # The text is the first that a logger writes, behind the file's version.
+        for record in tf.data.TFRecordDataset(path).take(2).ignore_errors()
+        for value in Event.FromString(record.numpy()).summary.value
+    )
 
 
 def find_last_step(run_dir: str) -> int:

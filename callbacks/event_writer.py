@@ -9,10 +9,8 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.image.metadata import create_summary_metadata
 
+from keras_embcam.callbacks.event_files import TEXT_TAG
 from keras_embcam.callbacks.update import Update
-
-# The tag of the text that is written once, in the run `validation`.
-TEXT_TAG = "embedding_cam_logger"
 
 
 class EventWriter:

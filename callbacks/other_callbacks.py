@@ -29,6 +29,7 @@ def look_at_others(logger: keras.callbacks.Callback, log_dir: str) -> bool:
     if logger not in callbacks:
         return False
     position = callbacks.index(logger)
+    warn_of_shared_folder(logger, callbacks[position + 1 :], log_dir)
     warn_of_early_monitors(callbacks[:position])
     return writes_same_curves(callbacks[position:], log_dir)
 
@@ -47,6 +48,24 @@ def running_callbacks() -> list[keras.callbacks.Callback]:
             return caller.callbacks
         frame = frame.f_back
     return []
+
+
+def warn_of_shared_folder(
+    logger: keras.callbacks.Callback,
+    behind: list[keras.callbacks.Callback],
+    log_dir: str,
+) -> None:
+    """Warn of another logger that writes into the same folder."""
+    for callback in behind:
+        if isinstance(callback, type(logger)) and (
+            _resolve(getattr(callback, "log_dir", "")) == _resolve(log_dir)
+        ):
+            warnings.warn(
+                "Two EmbeddingCAMLoggers of a training must write into two folders: "
+                "of what lies in one, the EmbeddingCAM tab shows one. Received: "
+                f"log_dir={log_dir!r} twice. Pass each a log_dir of its own.",
+                stacklevel=2,
+            )
 
 
 def warn_of_early_monitors(before: list[keras.callbacks.Callback]) -> None:

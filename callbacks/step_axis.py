@@ -33,14 +33,18 @@ class StepAxis:
         """Look again at where the training stands, in the first epoch that comes."""
         self._is_new_fit = True
 
-    def begin_epoch(self, epoch: int, model: Any, steps_per_epoch: int | None) -> None:
+    def begin_epoch(self, epoch: int, model: Any, steps_per_epoch: int | None) -> bool:
         """Find where this epoch begins.
 
         Args:
             epoch: as Keras numbers it.
             model: that is trained.
             steps_per_epoch: None where it is not known yet.
+
+        Returns:
+            Whether a new training begins here, none that goes on with an earlier one.
         """
+        begins_anew = False
         if self._is_new_fit:
             self._is_new_fit = False
             trained = count_trained_batches(model, epoch, steps_per_epoch)
@@ -52,8 +56,11 @@ class StepAxis:
             elif epoch or (self._counts_batches and self.num_batches):
                 # Resumed: what was written before the interruption stays as it is.
                 self._next_step = self._find_last_step() + 1
+            else:
+                begins_anew = True
         self._num_before_epoch = self.num_batches
         self._names_first_of_several = None
+        return begins_anew
 
     def end_batch(
         self, batch: int, steps_per_execution: int, steps_per_epoch: int | None

@@ -75,6 +75,17 @@ def warn_of_missing(update: Update, known: set[str]) -> set[str]:
     return missing
 
 
+def warn_of_rare_updates(update_freq: int | str, num_steps: int | None) -> None:
+    """Warn that the first epoch ended before the first update."""
+    warnings.warn(
+        "EmbeddingCAMLogger: `update_freq` must be at most the steps of an epoch for "
+        "an update in each; `logs` hold no figures of epochs without one, the first "
+        f"aside. Received: update_freq={update_freq}, which is more than the steps of "
+        f'an epoch ({num_steps or "fewer"}). Pass fewer, or update_freq="epoch".',
+        stacklevel=2,
+    )
+
+
 def shrink_heatmaps(
     heatmaps: np.ndarray, map_size: tuple[int, int], longest_side: int
 ) -> np.ndarray:

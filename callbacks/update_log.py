@@ -1,9 +1,11 @@
 """Everything that a logger writes under its folder, update by update."""
 
+import warnings
 from collections.abc import Sequence
 
 import tensorflow as tf
 
+from keras_embcam.callbacks.event_files import holds_a_run
 from keras_embcam.callbacks.event_writer import EventWriter
 from keras_embcam.callbacks.pictures import choose_examples, draw_examples
 from keras_embcam.callbacks.projector import write_projector
@@ -73,6 +75,7 @@ class UpdateLog:
         self._tab = TabLog(stream, objects, num_tab_examples, strict)
         self._errors = RetrievalErrors(stream, num_images, strict)
         self._num_updates = 0
+        self._has_begun = self._follows_a_run = False
         self._pictured: Examples | None = None
         self._writer: EventWriter | None = None
 
@@ -87,11 +90,26 @@ class UpdateLog:
             ValueError: where there is no example of a number in `picture_indices`.
         """
         self._check_indices(run.num_examples)
+        if not self._has_begun:
+            run_dir = tf.io.gfile.join(self._log_dir, "validation")
+            self._follows_a_run, self._has_begun = holds_a_run(run_dir), True
         facts = {**run.describe(), "logs": self._log_dir}
         self._open().write_text(facts)
         if verbose:
             print("EmbeddingCAMLogger explains")
             print("\n".join(f"  {name}: {fact}" for name, fact in facts.items()))
+
+    def warn_of_earlier_run(self) -> None:
+        """Warn where a training begins anew in the folder of another."""
+        if self._follows_a_run:
+            warnings.warn(
+                "`log_dir` holds a run already: its curves are mixed with those of "
+                "this training, which take the place of its heatmaps in the "
+                f"EmbeddingCAM tab. Received: log_dir={self._log_dir!r}. Pass a new "
+                "log_dir for each training, or initial_epoch= to fit() to go on with "
+                "one.",
+                stacklevel=2,
+            )
 
     def write(
         self, update: Update, run: ValidationRun, tag: str, step: int, scalars: bool
@@ -124,6 +142,12 @@ class UpdateLog:
             if errors is not None:
                 writer.write_grid("retrieval_errors", errors, step)
         writer.flush()
+        # A file that is deleted while it is open takes what is written, and is no more.
+        if "://" not in self._log_dir and not tf.io.gfile.exists(writer.run_dir):
+            raise FileNotFoundError(
+                "`log_dir` must stay where it is while a training runs. Received: "
+                f"{writer.run_dir!r}, which was deleted with what was written there"
+            )
         self._num_updates += 1
 
     def write_projector(self, update: Update, run: ValidationRun) -> None:

@@ -167,16 +167,17 @@ class Run:
             },
         )
 
-    def write(self, folder, epochs=None, with_examples=True):
-        """Write an event file; returns the updates."""
+    def write(self, folder, epochs=None, with_examples=True, start=1e9):
+        """Write an event file as of a time in seconds; returns the updates."""
         writer = EventFileWriter(str(folder))
         if with_examples:
-            write_blobs(writer, tab_format.EXAMPLES_TAG, 0, self.examples.to_blobs())
+            blobs = self.examples.to_blobs()
+            write_blobs(writer, tab_format.EXAMPLES_TAG, 0, blobs, start)
         updates = []
         for epoch in range(self.num_epochs) if epochs is None else epochs:
             updates.append(self.make_update(epoch))
             blobs = updates[-1].to_blobs()
-            write_blobs(writer, tab_format.UPDATES_TAG, epoch, blobs)
+            write_blobs(writer, tab_format.UPDATES_TAG, epoch, blobs, start + epoch)
         writer.close()
         return updates
 

@@ -4,6 +4,7 @@ import csv
 import gc
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -228,12 +229,14 @@ class TestEvents:
 
     def test_every_so_many_training_steps(self, tmp_path):
         logger = EmbeddingCAMLogger(tmp_path, EXAMPLES, update_freq=3, image_freq=2)
-        history = fit(compiled(), logger, epochs=4).history  # 2 steps an epoch
+        with pytest.warns(UserWarning, match="update_freq=3, which is more .*epoch .2"):
+            history = fit(compiled(), logger, epochs=4).history  # 2 steps an epoch
         run = tmp_path / "validation"
         assert steps(run, "heatmap_ratio_bbox_vs_iterations") == [3, 6]
         assert steps(run, "heatmaps/00") == [3]
-        # There from the first epoch on, before the first update.
-        assert len(history["val_heatmap_ratio_bbox"]) == 4
+        # From the first epoch on, before the first update; none for the fourth epoch,
+        # which has no update.
+        assert len(history["val_heatmap_ratio_bbox"]) == 3
         assert not any(tag.startswith("epoch_") for tag in summary_tags(run))
 
     def test_several_steps_at_once(self, tmp_path):
@@ -505,6 +508,32 @@ class TestAxes:
         run = tmp_path / "logs" / "validation"
         expected = [0, 1, 2, 3] if update_freq == "epoch" else list(range(1, 9))
         assert sorted(steps(run, "heatmaps/00")) == expected
+
+    def test_a_folder_that_holds_a_run_is_warned_of(self, tmp_path):
+        def make_logger():
+            return EmbeddingCAMLogger(tmp_path, EXAMPLES, num_images=0)
+
+        model = compiled()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fit(model, make_logger(), epochs=1)
+            fit(model, make_logger(), epochs=2, initial_epoch=1)  # goes on
+        with pytest.warns(UserWarning, match="holds a run already.*Pass a new log_dir"):
+            fit(model, make_logger(), epochs=1)
+
+    def test_two_loggers_in_one_folder_are_warned_of(self, tmp_path):
+        loggers = [EmbeddingCAMLogger(tmp_path, EXAMPLES, num_images=0) for _ in "ab"]
+        with pytest.warns(UserWarning, match="Two EmbeddingCAMLoggers") as found:
+            fit(compiled(), loggers[0], epochs=1, after=[loggers[1]])
+        assert sum("Two EmbeddingCAM" in str(x.message) for x in found) == 1
+
+    def test_a_folder_deleted_while_it_trains_is_said(self, tmp_path):
+        logger = EmbeddingCAMLogger(tmp_path / "logs", EXAMPLES, num_images=0)
+        delete = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: shutil.rmtree(tmp_path / "logs")
+        )
+        with pytest.warns(UserWarning, match="stops logging.*which was deleted"):
+            fit(compiled(), logger, epochs=1, after=[delete])
 
     def test_a_second_fit_goes_on(self, tmp_path):
         model, logger = compiled(), EmbeddingCAMLogger(tmp_path, EXAMPLES, num_images=1)

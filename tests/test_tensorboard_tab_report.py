@@ -1,5 +1,6 @@
 """embcam report: what is inside, what is left out, and what is refused."""
 
+import base64
 import json
 import re
 
@@ -37,6 +38,19 @@ def test_everything_is_inside_below_the_size(log_dir, tmp_path, capsys):
     for run in contents["runs"].values():
         assert [step for step, _ in run["updates"]] == list(range(20))
     assert "b<script>" not in out.read_text()
+
+
+def test_of_two_trainings_in_one_folder_the_newer_is_shown(tab_logs, tmp_path):
+    runs = [tab_logs.Run(3, 3), tab_logs.Run(4, 2, scene_seed=1)]
+    for number, run in enumerate(runs):
+        run.write(tmp_path / "logs", start=2e9 + 100 * number)
+    write_report(tmp_path / "logs", tmp_path / "report.html")
+    (listed,) = contents_of(tmp_path / "report.html")["runs"].values()
+    assert [step for step, _ in listed["updates"]] == [0, 1]
+    pages = re.findall(r'id="blob-.*?">(.*?)<', (tmp_path / "report.html").read_text())
+    read = [tab_format.unpack(base64.b64decode(text)) for text in pages]
+    keys = {x.meta["key"] for x in read if "key" in x.meta}
+    assert keys == {runs[1].examples.key}
 
 
 def test_it_asks_for_nothing_from_outside(log_dir, tmp_path):

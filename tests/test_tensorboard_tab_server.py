@@ -189,6 +189,23 @@ def test_logs_without_data_leave_the_tab_inactive(tmp_path, made, start, fast):
 
 
 @pytest.mark.parametrize("fast", ["true", "false"])
+def test_of_two_trainings_in_one_folder_the_newer_is_shown(
+    tmp_path, tab_logs, start, fast
+):
+    runs = [tab_logs.Run(3, 3), tab_logs.Run(4, 2, scene_seed=1)]
+    for number, run in enumerate(runs):
+        updates = run.write(tmp_path / "run", start=2e9 + 100 * number)
+    client = start(tmp_path, fast)
+    expected = [[0, 2e9 + 100], [1, 2e9 + 101]]
+    wait_for(lambda: list_runs(client).get("run", {}).get("updates") == expected)
+    assert list_runs(client)["run"]["examples"] == [0]
+    found = split(read(client, "run").data)
+    assert found == {i: x.to_blobs()[0] for i, x in enumerate(updates)}
+    found = split(read(client, "run", "examples", tab_format.EXAMPLES_TAG).data)
+    assert found == {0: runs[1].examples.to_blobs()[0]}
+
+
+@pytest.mark.parametrize("fast", ["true", "false"])
 def test_growing_logs_and_later_runs_are_seen(tmp_path, tab_logs, start, fast):
     run = tab_logs.Run(6, 9)
     writer = EventFileWriter(str(tmp_path / "run"))

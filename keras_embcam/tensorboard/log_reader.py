@@ -11,6 +11,28 @@ from keras_embcam.tab_format import EXAMPLES_TAG, PARTS, PLUGIN_NAME, UPDATES_TA
 _ALL_STEPS = 1_000_000
 
 
+def drop_overwritten(multiplexer: Any) -> None:
+    """Keep the newest training where several wrote the same steps into one folder.
+
+    What was written before a step that is not higher goes, as TensorBoard's data server
+    drops it; the loader in Python hands out the oldest.
+
+    Args:
+        multiplexer: of TensorBoard's loader in Python, with what it has loaded.
+    """
+    for run, tags in multiplexer.PluginRunToTagToContent(PLUGIN_NAME).items():
+        for tag in tags:
+            lowest, kept = _ALL_STEPS * _ALL_STEPS, set()
+            events = multiplexer.Tensors(run, tag)
+            for event in sorted(events, key=lambda x: x.wall_time)[::-1]:
+                if event.step < lowest:
+                    lowest = event.step
+                    kept.add(id(event))
+            if len(kept) < len(events):
+                series = multiplexer.GetAccumulator(run).tensors_by_tag[tag]
+                series.FilterItems(lambda event, kept=kept: id(event) in kept)
+
+
 class LogReader:
     """Runs, steps and blobs of the tab.
 

@@ -11,7 +11,7 @@ from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from keras_embcam.tab_format import PLUGIN_NAME, VERSION, join
-from keras_embcam.tensorboard.log_reader import LogReader
+from keras_embcam.tensorboard.log_reader import LogReader, drop_overwritten
 
 STATIC = Path(__file__).parent / "static"
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
@@ -37,6 +37,7 @@ class EmbCAMPlugin(base_plugin.TBPlugin):
 
     def __init__(self, context: base_plugin.TBContext) -> None:
         self._data_provider = context.data_provider
+        self._multiplexer = context.multiplexer  # None with fast loading
 
     def get_plugin_apps(self) -> dict[str, Callable]:
         """Return the routes. Files are listed, not looked up by a path from outside."""
@@ -61,6 +62,8 @@ class EmbCAMPlugin(base_plugin.TBPlugin):
 
     def serve_runs(self, request: wrappers.Request) -> wrappers.Response:
         """Serve what there is."""
+        if self._multiplexer is not None:
+            drop_overwritten(self._multiplexer)
         runs = self._open(request).list_runs()
         content = {"version": VERSION, "runs": runs}
         return http_util.Respond(request, content, "application/json")

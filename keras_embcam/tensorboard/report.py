@@ -21,7 +21,7 @@ from keras_embcam.tab_format import (
     FormatError,
     unpack,
 )
-from keras_embcam.tensorboard.log_reader import LogReader
+from keras_embcam.tensorboard.log_reader import LogReader, drop_overwritten
 from keras_embcam.tensorboard.plugin import STATIC
 
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
@@ -134,6 +134,7 @@ def _read_runs(log_dir: Path, left_out: list[str]) -> dict[str, _Run]:
     )
     multiplexer.AddRunsFromDirectory(str(log_dir))
     multiplexer.Reload()
+    drop_overwritten(multiplexer)
     provider = data_provider.MultiplexerDataProvider(multiplexer, str(log_dir))
     reader = LogReader(provider, context.RequestContext())
     runs = {}
