@@ -220,7 +220,7 @@ def explain_pair(
         num_prefix_tokens=num_prefix_tokens,
     )
     reader = ContributionReader(model, method, num_steps)
-    how = {"image_size": image_size, "strict": strict}
+    how: dict[str, Any] = {"image_size": image_size, "strict": strict}
     sources = [
         ImageSource(images, model, batch_size, preprocessing_function, **how)
         for images in (images_a, images_b)
