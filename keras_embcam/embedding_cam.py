@@ -214,6 +214,16 @@ class EmbeddingCAM(keras.layers.Wrapper):
 
         Raises:
             ValueError: where the shape of the images is not known.
+
+        Example:
+
+        >>> model = keras.Sequential([
+        ...     keras.Input((8, 8, 3)),
+        ...     keras.layers.Conv2D(4, 3),
+        ...     keras.layers.GlobalAveragePooling2D(),
+        ... ])
+        >>> [x.shape for x in EmbeddingCAM(model).as_model().outputs]
+        [(None, 4), (None, 8, 8)]
         """
         declared = declared_inputs(self.layer)
         if input_shape is not None:

@@ -173,6 +173,15 @@ def guided_backpropagation(
     for Simplicity", 2015, section 3.4). Sharp, but says little about the score: it
     mostly shows edges (Adebayo et al., "Sanity Checks for Saliency Maps", 2018).
     Arguments, result and errors as in `pixel_maps`.
+
+    Example: the second ReLU is closed.
+
+    >>> import numpy as np
+    >>> from keras import Input, Sequential, layers
+    >>> model = Sequential([Input((1, 2, 1)), layers.ReLU(), layers.Flatten()])
+    >>> images = np.float32([[[[1], [-1]]]])
+    >>> guided_backpropagation(model, images, [3, 3])[..., 0].tolist()
+    [[[3.0, 0.0]]]
     """
     return pixel_maps(
         model,
@@ -202,7 +211,7 @@ def deconvnet(
     2014, section 4). What the image decides is then only where each max pooling had
     its maximum: a network without max pooling, such as MobileNet, gives nearly the
     same pattern for all images (Springenberg et al., 2015, section 3.4). Arguments,
-    result and errors as in `pixel_maps`.
+    result and errors as in `pixel_maps`, which has an example.
     """
     return pixel_maps(
         model,
@@ -231,6 +240,19 @@ def guided_gradcam(
     channels: the fine detail of the one where the other says that the model looks
     (Selvaraju et al., "Grad-CAM", 2017, section 3.2). Arguments, result and errors
     as in `pixel_maps`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras import Input, Sequential, layers
+    >>> model = Sequential([
+    ...     Input((1, 2, 1)),
+    ...     layers.Conv2D(1, 1, kernel_initializer="ones", activation="relu"),
+    ...     layers.Flatten(),
+    ... ])
+    >>> images = np.float32([[[[1], [4]]]])
+    >>> guided_gradcam(model, images, [1, 1])[..., 0].tolist()
+    [[[0.25, 1.0]]]
     """
     return pixel_maps(
         model,

@@ -113,6 +113,15 @@ def trained(model: keras.Model, proxy_layer: str | None = None) -> np.ndarray:
 
     Raises:
         ValueError: where there is no such layer, or several and none is named.
+
+    Example:
+
+    >>> from keras_embcam.layers import Proxies
+    >>> similarities = Proxies(num_classes=3)
+    >>> model = keras.Sequential([keras.Input((2,)), similarities])
+    >>> similarities.set_weights([np.float32([[2, 0], [0, 3], [3, 4]])])
+    >>> trained(model).round(2).tolist()
+    [[1.0, 0.0], [0.0, 1.0], [0.6000000238418579, 0.800000011920929]]
     """
     # A model that keeps the layer itself as `self.proxies` is not meant: a layer has no
     # shape, the weight has.
