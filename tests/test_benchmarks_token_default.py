@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent))
 
 from benchmarks.papers import choose_token_default as choice
-from benchmarks.papers import hybrids, token_peers
+from benchmarks.papers import hybrids, token_bounds, token_peers
 from keras_embcam.network.feature_maps import AttentionLayers
 from keras_embcam.network.raw_embedding import find_embedding
 from keras_embcam.network.recording import run_and_record
@@ -89,6 +90,21 @@ def test_grad_eclip_is_the_formula_of_its_authors() -> None:
         np.testing.assert_allclose(
             found[image].ravel(), expected, atol=1e-4 * max(expected)
         )
+
+
+def test_what_hiding_patches_says() -> None:
+    """The score is one pixel of patch (2, 12): only hiding near it makes it fall."""
+    images = np.random.default_rng(0).uniform(0, 100, (1, 28, 28, 3)).astype("float32")
+    images[0, 4, 25] = 255
+    eye = SimpleNamespace(predict=lambda x, **options: x)
+    pixel = SimpleNamespace(predict=lambda x, **options: x[:, 4, 25])
+    hidden = token_bounds.hide_patches(eye, images)
+    assert hidden.shape == (1, 196, 28, 28, 3)
+    one = np.float32([[1, 0, 0]])
+    [falls] = token_bounds.map_falls(pixel, images, hidden, one)
+    expected = np.zeros((14, 14))
+    expected[1:4, 11:14] = 255 - token_bounds.blur(images)[0, 4, 25, 0]
+    np.testing.assert_allclose(falls, expected, rtol=1e-5)
 
 
 def test_peers_that_are_not_installed_are_absent(
