@@ -15,7 +15,6 @@ from keras_embcam.retrieval import ContextRatio, CoveredRecall, explain_neighbor
 from keras_embcam.retrieval.context import SIDES, measure_context
 from keras_embcam.retrieval.covering import COVERS
 from keras_embcam.retrieval.pair_maps import divide_by_length
-from keras_embcam.running.compiled_functions import list_compiled
 from keras_embcam.running.labelled_examples import ExampleStream
 from keras_embcam.vector_search import find_nearest
 
@@ -191,9 +190,6 @@ class RetrievalErrors:
         # The search among these few finds what the search among all has found.
         rows = np.unique(np.concatenate([queries, matches, rights]))
         examples = self._stream.take(rows)
-        view = list_compiled(run.model)[-1].view
-        if view.fronts.field(examples["image"].shape[1:3]) is not None:
-            return None  # it crops or pads: there are no contributions of positions
         inputs: Any = self._stream.inputs_of(examples)
         places = np.searchsorted(rows, queries)
         layer = run.method.conv_layer

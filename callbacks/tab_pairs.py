@@ -1,6 +1,5 @@
 """Heat of wrong first matches on both sides, for TensorBoard's EmbeddingCAM tab."""
 
-import itertools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +10,8 @@ from keras_embcam.callbacks.tab_writer import MAX_MAP_SIDE
 from keras_embcam.callbacks.update import Update, shrink_heatmaps
 from keras_embcam.callbacks.validation_run import ValidationRun
 from keras_embcam.method import Method
-from keras_embcam.network.noise_images import find_images
+from keras_embcam.resizing import spread_heatmaps
 from keras_embcam.retrieval.known_pairs import map_known_pairs
-from keras_embcam.running.compiled_functions import list_compiled
 from keras_embcam.running.labelled_examples import ExampleStream
 
 MAX_PAIRS = 24  # of an update; each costs it a look at two images
@@ -99,11 +97,6 @@ class PairMaps:
         embeddings: np.ndarray,
         run: ValidationRun,
     ) -> dict[str, Any]:
-        view = list_compiled(run.model)[-1].view
-        batches = self._read(max(*rows, *matches))
-        first = next(batches)
-        if view.fronts.field(find_images(first).shape[1:3]) is not None:
-            return {}  # it crops or pads: positions would be misplaced
         layer = run.method.conv_layer
         # Of a pair, heat is that of one layer.
         method = Method(
@@ -113,15 +106,17 @@ class PairMaps:
             num_prefix_tokens=run.method.num_prefix_tokens,
             joins_branches=False,
         )
-        both = map_known_pairs(
+        *both, field = map_known_pairs(
             run.model,
             method,
-            itertools.chain([first], batches),
+            self._read(max(*rows, *matches)),
             rows,
             matches,
             embeddings,
         )
-        heat = [np.maximum(signed, 0) for signed in both]
+        heat = [
+            np.asarray(spread_heatmaps(np.maximum(signed, 0), field)) for signed in both
+        ]
         small = [shrink_heatmaps(x, x.shape[1:], MAX_MAP_SIDE) for x in heat]
         return {"pair_examples": rows, "pair_maps": np.stack(small)}
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_embcam.callbacks.class_means import KeptBatch, measure_class_means
+from keras_embcam.callbacks.class_means import measure_class_means
 from keras_embcam.callbacks.explained_proxies import ExplainedProxies
 from keras_embcam.callbacks.object_figures import ObjectFigures
 from keras_embcam.callbacks.siamese_branch import find_branch
@@ -28,6 +28,7 @@ from keras_embcam.metrics.localization import compare_boxes, find_hits
 from keras_embcam.metrics.statistics import mean_of
 from keras_embcam.network.inputs import fit_images
 from keras_embcam.network.view import ModelView
+from keras_embcam.resizing import spread_size
 from keras_embcam.running.box_checks import BoxCheck
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.compiled_functions import list_compiled, run_batches
@@ -158,8 +159,7 @@ class ValidationRun:
         gathered: dict[str, list[np.ndarray]] = {}
         kept: dict[str, list[np.ndarray]] = {}
         worst: Shown | None = None
-        for batch, kept_batch in zip(self._stream, kept_batches, strict=False):
-            activations = kept_batch and kept_batch.activations_of(batch)
+        for batch, activations in zip(self._stream, kept_batches, strict=False):
             embeddings, heatmaps = self._explain(batch, num_seen, activations)
             num_seen += len(embeddings)
             figures = self._figures.measure(batch, heatmaps)
@@ -176,7 +176,9 @@ class ValidationRun:
                 gather(kept, {"label": batch["label"]})
             if kept_map_side is not None:
                 size = np.asarray(heatmaps.shape[:0:-1] * 2, "float32")
-                map_size = list_compiled(self.model)[-1].view.map_size
+                view = list_compiled(self.model)[-1].view
+                field = view.places.field(heatmaps.shape[1:])
+                map_size = spread_size(view.map_size, field)
                 small = shrink_heatmaps(heatmaps, map_size, kept_map_side)
                 gather(kept, {"heatmaps": small, "found_boxes": found / size})
             if num_worst and set(RATIOS) & set(figures):
@@ -187,7 +189,6 @@ class ValidationRun:
         arrays = {name: np.concatenate(parts) for name, parts in kept.items()}
         values = {name: mean_of(x) for name, x in per_image.items()}
         if "label" in arrays:
-            self._check_order(arrays["label"])
             values |= measure_retrieval(arrays["embeddings"], arrays["label"])
         uniform = {
             # Of the same images as the mean that this one stands beside.
@@ -225,16 +226,7 @@ class ValidationRun:
         heatmaps = np.nan_to_num(heatmaps)  # one that is not finite is drawn empty
         return Shown(examples, heatmaps, ratios[0] if ratios else missing)
 
-    def _check_order(self, numbers: np.ndarray) -> None:
-        labels = self._stream.classes[numbers]
-        if self.labels is None or not np.array_equal(labels, self.labels):
-            raise ValueError(
-                "`validation_examples` must come in the same order each time. The "
-                "labels differ from those of the first time: leave out shuffling, or "
-                "pass `reshuffle_each_iteration=False`."
-            )
-
-    def _find_proxies(self, batches: Any) -> list[KeptBatch]:
+    def _find_proxies(self, batches: Any) -> list[np.ndarray]:
         """Find the proxies by class, if any; means take a run over the batches.
 
         Returns the activations that this run kept of the first batches.

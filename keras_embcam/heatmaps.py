@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from keras import ops
 
+from keras_embcam.resizing import Field, resize_heatmaps
+
 Tensor = Any
-# Top, left, bottom and right of a rectangle, as fractions of height and width.
-Field = tuple[float, float, float, float]
 # Which root of the values each rule by Otsu looks at.
 OTSU_ROOTS = {"otsu": 2, "otsu_4th_root": 4}
 TINY = 1.2e-38  # just above the smallest normal float32
@@ -47,11 +47,14 @@ def combine_channels(activations: Tensor, weights: Tensor) -> Tensor:
     return ops.relu(signed)
 
 
-def fuse_heatmaps(heatmaps: Sequence[Tensor]) -> Tensor:
+def fuse_heatmaps(
+    heatmaps: Sequence[Tensor], frames: Sequence[Field | None] | None = None
+) -> Tensor:
     """Return the mean of the maps of several layers, each divided by its maximum.
 
     Args:
         heatmaps: of each layer, (n, h, w) float32, >= 0.
+        frames: the `field` of each, see `resize_heatmaps`, for maps that lie elsewhere.
 
     Returns:
         (n, h, w) float32 in [0, 1], of the size of the largest maps.
@@ -65,11 +68,13 @@ def fuse_heatmaps(heatmaps: Sequence[Tensor]) -> Tensor:
     """
     shapes = [ops.shape(x) for x in heatmaps]
     size = _largest([x[1] for x in shapes]), _largest([x[2] for x in shapes])
-    scaled = [scale_heatmaps(resize_heatmaps(x, size)) for x in heatmaps]
+    scaled = [scale_heatmaps(x) for x in _resize_each(heatmaps, size, frames)]
     return sum(scaled[1:], scaled[0]) / len(scaled)
 
 
-def add_heatmaps(heatmaps: Sequence[Tensor]) -> Tensor:
+def add_heatmaps(
+    heatmaps: Sequence[Tensor], frames: Sequence[Field | None] | None = None
+) -> Tensor:
     """Return the sum of the maps of parallel branches, all in units of the score.
 
     A value of a small map stands for more of the image. So each map is multiplied by
@@ -78,6 +83,7 @@ def add_heatmaps(heatmaps: Sequence[Tensor]) -> Tensor:
 
     Args:
         heatmaps: of each branch, (n, h, w) float32, >= 0.
+        frames: see `fuse_heatmaps`.
 
     Returns:
         (n, h, w) float32, >= 0, of the size of the largest maps.
@@ -91,11 +97,21 @@ def add_heatmaps(heatmaps: Sequence[Tensor]) -> Tensor:
     """
     shapes = [ops.shape(x) for x in heatmaps]
     size = _largest([x[1] for x in shapes]), _largest([x[2] for x in shapes])
-    resized = [resize_heatmaps(x, size) for x in heatmaps]
+    resized = _resize_each(heatmaps, size, frames)
     areas = [ops.cast(shape[1] * shape[2], "float32") for shape in shapes]
     whole = ops.cast(size[0] * size[1], "float32")
     shares = [x * area / whole for x, area in zip(resized, areas, strict=True)]
     return sum(shares[1:], shares[0])
+
+
+def _resize_each(
+    heatmaps: Sequence[Tensor], size: Any, frames: Sequence[Field | None] | None
+) -> list[Tensor]:
+    frames = frames or [None] * len(heatmaps)
+    return [
+        resize_heatmaps(x, size, frame)
+        for x, frame in zip(heatmaps, frames, strict=True)
+    ]
 
 
 def _largest(lengths: Sequence[Any]) -> Any:
@@ -103,65 +119,6 @@ def _largest(lengths: Sequence[Any]) -> Any:
     if all(isinstance(x, int) for x in lengths):
         return max(lengths)
     return functools.reduce(ops.maximum, lengths)
-
-
-def resize_heatmaps(
-    heatmaps: Tensor, size: tuple[int, int], field: Field | None = None
-) -> Tensor:
-    """Resize maps bilinearly with pixel centres aligned, as ``tf.image.resize`` does.
-
-    Args:
-        heatmaps: (n, h, w) or (n, m, h, w) float32.
-        size: (H, W) of the result, in pixels: integers, or scalar tensors of them.
-        field: the rectangle of the image that the maps show, for a network that crops
-            or pads it: top, left, bottom and right as fractions of the height and the
-            width, below 0 or above 1 beyond the image. The result is zero outside.
-            None for the whole image.
-
-    Returns:
-        (n, H, W) or (n, m, H, W) float32.
-
-    Example:
-
-    >>> import numpy as np
-    >>> np.asarray(resize_heatmaps(np.float32([[[0, 1]]]), (1, 4))).tolist()
-    [[[0.0, 0.25, 0.75, 1.0]]]
-    >>> middle = resize_heatmaps(np.float32([[[1, 2]]]), (1, 4), (0, 0.25, 1, 0.75))
-    >>> np.asarray(middle).tolist()
-    [[[0.0, 1.0, 2.0, 0.0]]]
-    """
-    # Two matrix products: as fast as any other way, and the size may be a tensor.
-    height, width = ops.shape(heatmaps)[-2:]
-    if field is None:
-        rows = _interpolation(height, size[0])
-        columns = _interpolation(width, size[1])
-    else:
-        top, left, bottom, right = field
-        rows = _interpolation(height, size[0], (top, bottom))
-        columns = _interpolation(width, size[1], (left, right))
-    return ops.matmul(ops.matmul(rows, heatmaps), ops.transpose(columns))
-
-
-def _interpolation(
-    num_given: Any, num_wanted: Any, ends: tuple[float, float] | None = None
-) -> Tensor:
-    """Return (num_wanted, num_given): the share of each given value in each new one."""
-    given = ops.cast(num_given, "float32")
-    wanted = ops.arange(num_wanted, dtype="float32")
-    if ends is None:
-        centres = (wanted + 0.5) * (given / ops.cast(num_wanted, "float32")) - 0.5
-    else:
-        shares = (wanted + 0.5) / ops.cast(num_wanted, "float32")
-        shares = (shares - ends[0]) / (ends[1] - ends[0])  # from end to end of the map
-        centres = shares * given - 0.5
-    distances = ops.clip(centres, 0.0, given - 1)[:, None] - ops.arange(
-        num_given, dtype="float32"
-    )
-    weights = ops.relu(1 - ops.abs(distances))
-    if ends is not None:
-        is_shown = ops.logical_and(shares >= 0, shares <= 1)
-        weights = weights * ops.cast(is_shown, "float32")[:, None]
-    return weights
 
 
 def scale_heatmaps(heatmaps: Tensor) -> Tensor:

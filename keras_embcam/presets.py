@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_embcam.heatmaps import (
+    Field,
     combine_channels,
     fuse_heatmaps,
     reconstruct_heatmaps,
@@ -48,9 +49,12 @@ class LayerFusion:
             float32, the smallest maps first, to (n, h', w') float32, >= 0. Of
             `AttentionLayers`, attentions and their gradients (n, heads, t, t), to the
             relevance of each token (n, t).
+        uses_frames: whether it takes also ``frames``, the places of the maps of each
+            layer where these differ, see `fuse_heatmaps`.
     """
 
-    combine: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+    combine: Callable[..., Tensor]
+    uses_frames: bool = False
 
 
 class Preset(NamedTuple):
@@ -71,7 +75,11 @@ class Preset(NamedTuple):
     of_tokens: LayerFusion | None = None
 
 
-def localize(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+def localize(
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    frames: Sequence[Field | None] | None = None,
+) -> Tensor:
     """Return what is connected with the place that the last layer shows (our own).
 
     ``H = R**2 * (C**2 / (C**2 + 0.3**2)) ** 0.3``. C is the Grad-CAM map of the last
@@ -89,6 +97,7 @@ def localize(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tens
         activations: of each layer (n, h, w, k) float32, the last layer first. A
             single one gives its Grad-CAM map.
         gradients: of the score, the same shapes.
+        frames: see `fuse_heatmaps`.
 
     Returns:
         (n, h, w) float32, >= 0, of the size of the finest layer.
@@ -110,7 +119,8 @@ def localize(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tens
     ]
     if not finer:
         return coarse
-    return _spread(_average(coarse), fuse_heatmaps(finer))
+    first, *others = frames or [None] * len(activations)
+    return _spread(_average(coarse), fuse_heatmaps(finer, others), first)
 
 
 def localize_tokens(
@@ -133,9 +143,9 @@ def localize_tokens(
     return _spread(_agree(activations, gradients), masks)
 
 
-def _spread(coarse: Tensor, masks: Tensor) -> Tensor:
+def _spread(coarse: Tensor, masks: Tensor, frame: Field | None = None) -> Tensor:
     """Return the masks (n, h, w) as far as they are connected with the coarse map."""
-    coarse = scale_heatmaps(resize_heatmaps(coarse, ops.shape(masks)[1:3]))
+    coarse = scale_heatmaps(resize_heatmaps(coarse, ops.shape(masks)[1:3], frame))
     is_marked = scale_heatmaps(masks * coarse) >= MARKED
     reached = reconstruct_heatmaps(ops.where(is_marked, masks, 0.0), masks)
     gate = coarse**2 / (coarse**2 + HALF_OPEN**2)
@@ -215,7 +225,7 @@ def _of_attention(
 
 PRESETS: dict[str, Preset] = {
     "localize": Preset(
-        LayerFusion(localize),
+        LayerFusion(localize, uses_frames=True),
         Scales(3),
         "otsu_4th_root",
         of_tokens=LayerFusion(localize_tokens),

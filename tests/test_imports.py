@@ -23,7 +23,7 @@ LEAVES = {
     "tab_format",
 }
 # The small modules that every part may share.
-SHARED = {"extras", "keras_private", "unit_vectors", "whole_numbers"}
+SHARED = {"extras", "keras_private", "resizing", "unit_vectors", "whole_numbers"}
 # These stand on top: nothing in the package imports them when it is imported.
 TOP = {"callbacks", "cli", "demo", "tensorboard", "__main__"}
 

@@ -41,7 +41,7 @@ def test_they_are_those_of_explain_pair(name):
     model = make(*HEADS[name]())
     embeddings = embed(model, IMAGES)
     batches = [IMAGES[:3], IMAGES[3:6], IMAGES[6:]]
-    maps = map_known_pairs(model, Method(), batches, ROWS_A, ROWS_B, embeddings)
+    *maps, _ = map_known_pairs(model, Method(), batches, ROWS_A, ROWS_B, embeddings)
     expected = explain_pair(model, IMAGES[ROWS_A], IMAGES[ROWS_B])
     assert np.bincount(np.r_[ROWS_A, ROWS_B])[2] > NUM_MAPS
     for mine, theirs in zip(maps, (expected.signed_a, expected.signed_b), strict=True):
@@ -61,12 +61,14 @@ def test_the_network_runs_only_on_images_that_are_needed():
             yield IMAGES[[number]] if number in (1, 3) else np.zeros((1, 2))
 
     rows = np.array([1]), np.array([3])
-    maps = map_known_pairs(model, Method(), batches(), *rows, embed(model, IMAGES))
+    *maps, _ = map_known_pairs(model, Method(), batches(), *rows, embed(model, IMAGES))
     assert seen == list(range(7)) and maps[0].shape == maps[1].shape == (1, 8, 7)
 
 
 def test_no_pairs():
     model = make(layers.GlobalAveragePooling2D())
     none = np.zeros(0, int)
-    maps = map_known_pairs(model, Method(), [IMAGES], none, none, embed(model, IMAGES))
+    *maps, _ = map_known_pairs(
+        model, Method(), [IMAGES], none, none, embed(model, IMAGES)
+    )
     assert len(maps[0]) == len(maps[1]) == 0

@@ -167,13 +167,25 @@ def test_a_number_of_correspondences_that_is_none(number):
         explain_pair(make(), A, B, num_correspondences=number)
 
 
-def test_a_model_that_crops_its_images_is_refused():
-    stack = [layers.CenterCrop(6, 6), layers.Conv2D(4, 3, activation="relu")]
-    model = keras.Sequential(
-        [keras.Input((10, 9, 3)), *stack, layers.GlobalAveragePooling2D()]
+def test_positions_of_a_model_that_crops_its_images_lie_in_what_it_sees():
+    """The network behind the crop, given what it leaves, is the witness."""
+    stack = [layers.Conv2D(4, 3, activation="relu"), layers.GlobalAveragePooling2D()]
+    inner = keras.Sequential([keras.Input((6, 6, 3)), *stack])
+    crop = layers.Cropping2D(((1, 3), (2, 1)))
+    model = keras.Sequential([keras.Input((10, 9, 3)), crop, inner])
+    found = explain_pair(model, A, B)
+    expected = explain_pair(inner, A[:, 1:7, 2:8], B[:, 1:7, 2:8])
+    np.testing.assert_allclose(
+        found.heatmaps_a[:, 1:7, 2:8], expected.heatmaps_a, atol=1e-5
     )
-    with pytest.raises(ValueError, match="crops or pads its images: it sees the part"):
-        explain_pair(model, A, B)
+    assert found.heatmaps_a.shape == (*A.shape[:3],)
+    for side in ("positions_a", "positions_b"):
+        inside = getattr(expected.correspondences, side)
+        np.testing.assert_allclose(
+            getattr(found.correspondences, side),
+            (inside * 6 + [1, 2]) / [10, 9],
+            atol=1e-4,
+        )
 
 
 def test_pairs_of_files_that_cannot_be_read_are_left_out(tmp_path):

@@ -1,6 +1,7 @@
 """Boxes that cannot be what their format says."""
 
 import doctest
+import warnings
 
 import numpy as np
 import pytest
@@ -106,3 +107,24 @@ def test_masks_without_the_value_of_the_object():
         check.finish()
     check.update(np.full((1, 5, 5), 30))
     check.finish()
+
+
+def test_objects_that_cover_every_image_are_told():
+    """Trimaps that were cast to bool: every ratio was 1.000, without a word."""
+    trimaps = np.random.default_rng(0).integers(1, 4, (3, 8, 8))
+    check = MaskCheck(None, "examples")
+    check.update(trimaps.astype(bool))
+    with pytest.warns(UserWarning, match=r"ratio is 1.000 .*`mask_foreground=1`"):
+        check.finish()
+    every = MaskCheck(7, "examples")
+    every.update(np.full((1, 8, 8), 7))
+    with pytest.warns(UserWarning, match="Received mask_foreground=7: pass another"):
+        every.finish()
+    # One image whose object is smaller is enough, as are trimaps themselves.
+    check.update(trimaps > 1)
+    other = MaskCheck(1, "examples")
+    other.update(trimaps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check.finish()
+        other.finish()

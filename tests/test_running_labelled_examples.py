@@ -150,6 +150,22 @@ def test_another_order_each_time_is_refused(network) -> None:
     ).shuffle(40, seed=0)
     with pytest.raises(ValueError, match="the same order each time"):
         evaluate(network, dataset, ["class_mean"], num_timings=0)
+    # Labels do not tell where there are none, nor where the order is that of an earlier
+    # time for a while.
+    unlabelled = tf.data.Dataset.from_tensor_slices({"image": images}).batch(8)
+    fixed = unlabelled.shuffle(5, seed=0, reshuffle_each_iteration=False)
+    for order, is_right in (
+        (unlabelled, True),
+        (fixed, True),
+        (dataset.batch(8), False),
+    ):
+        stream = ExampleStream(order)
+        next(iter(stream))
+        if is_right:
+            assert sum(len(batch["image"]) for batch in stream) == 40
+            continue
+        with pytest.raises(ValueError, match="images of batch 0 differ"):
+            list(stream)
 
 
 @pytest.mark.parametrize(
@@ -535,7 +551,13 @@ def test_memory_of_a_long_data_set_is_flat() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["example_entries", "example_names", "example_values", "labelled_examples"],
+    [
+        "example_entries",
+        "example_names",
+        "example_order",
+        "example_values",
+        "labelled_examples",
+    ],
 )
 def test_doctests(name) -> None:
     module = importlib.import_module(f"keras_embcam.running.{name}")

@@ -23,10 +23,12 @@ from keras_embcam.method import Method
 from keras_embcam.metrics import heatmap_ratio_in_boxes
 from keras_embcam.metrics.regions import place_boxes
 from keras_embcam.network.inputs import declared_images
+from keras_embcam.network.view import ModelView
+from keras_embcam.resizing import spread_heatmaps
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.image_files import decode_image, resize_image
-from keras_embcam.running.one_batch import explain_images
+from keras_embcam.running.one_batch import explain_images, fields_of, read_field
 
 
 class Settings(NamedTuple):
@@ -196,11 +198,12 @@ class PartExplainer:
         source = ImageSource(
             images, self._model, len(images), settings.preprocessing_function
         )
-        [(_, (embeddings, maps, _))] = run_batches(
-            self._model, source, settings.method, explain_images
+        [(_, (embeddings, maps, fields))] = run_batches(
+            self._model, source, settings.method, _explain_and_place
         )
+        field = read_field(fields)
         height, width = images.shape[1:3]
-        heatmaps = scale_heatmaps(resize_heatmaps(maps, (height, width)))
+        heatmaps = scale_heatmaps(resize_heatmaps(maps, (height, width), field))
         found = find_boxes(heatmaps, settings.method.box_threshold)
         found /= _size_of_boxes(height, width)
         # Images with fewer boxes are filled up with zeros, which count as no box.
@@ -212,7 +215,7 @@ class PartExplainer:
             ratios = np.asarray(
                 heatmap_ratio_in_boxes(heatmaps, boxes.astype("float32"), "rel_xyxy")
             )
-        small = np.asarray(scale_heatmaps(maps))
+        small = np.asarray(scale_heatmaps(spread_heatmaps(maps, field)))
         return [
             {
                 "embedding": embedding,
@@ -226,6 +229,14 @@ class PartExplainer:
                 embeddings, found, ratios, small, strict=True
             )
         ]
+
+
+def _explain_and_place(
+    view: ModelView, images: Any, proxies: Any, method: Method
+) -> tuple[Any, Any, Any]:
+    """Return embeddings, small maps, and where in the images these lie."""
+    embeddings, maps, _ = explain_images(view, images, proxies, method)
+    return embeddings, maps, fields_of(view, images)
 
 
 def _size_of_boxes(height: int, width: int) -> np.ndarray:

@@ -78,9 +78,10 @@ def explain_catalogue(
                    of the maximum (`find_boxes`), in shares of the image, so also
                    of the original one; null for an empty map
     ``ratio``      share of the heat in the boxes of `box_column`; null without
-    ``heatmap``    PNG, 8 bits, as large as the activations, divided by its
-                   maximum (some 100 bytes); `resize_heatmaps` brings it to the
-                   size of the image. Box and ratio come from the exact map.
+    ``heatmap``    PNG, 8 bits, as large as the activations (larger where these
+                   show a part of the image), divided by its maximum (some 100
+                   bytes); `resize_heatmaps` brings it to the size of the image.
+                   Box and ratio come from the exact map.
     ``error``      null, or why there is nothing else: one damaged image does not
                    end the run (in TFRecord, a damaged record hides all records
                    behind it in the file)

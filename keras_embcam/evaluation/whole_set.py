@@ -106,7 +106,6 @@ def gather_figures(
         num_images += len(images)
         given = context.labels_of(batch)
         labels += [] if given is None else [given]
-        _check_order(context, rows, given)
         chosen = proxies.choose(context.methods, rows, given)
         uniform = {}
         if set(RATIOS) & set(metrics):
@@ -186,19 +185,6 @@ def measure_figures(
         by_image = [{"label": labels, **values} for values in by_image]
     notes += _note_left_out(context, rows, labels)
     return Measured(rows, curves, notes, settings, by_image)
-
-
-def _check_order(context: Context, rows: np.ndarray, labels: Any) -> None:
-    embedded = context.embedded
-    if embedded is None or embedded.labels is None or embedded.classes is None:
-        return
-    if not np.array_equal(embedded.classes[embedded.labels[rows]], labels):
-        raise ValueError(
-            "`examples` must come in the same order each time, for class means and "
-            "triplets take a run of their own. The labels of the images "
-            f"{rows[0]} to {rows[-1]} differ from those of the first run. Leave out "
-            "shuffling."
-        )
 
 
 def _note_skipped(skipped: list[str], what: str) -> list[str]:

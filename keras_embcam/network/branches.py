@@ -9,7 +9,7 @@ from keras import ops
 from keras_embcam.network.call_kinds import makes_features
 from keras_embcam.network.calls import Call
 from keras_embcam.network.embedding_source import EmbeddingSource
-from keras_embcam.network.gradient_checks import random_directions
+from keras_embcam.network.gradient_checks import goes_into_softmax, random_directions
 from keras_embcam.network.locality import MIN_AGREEMENT, Locality, agreement
 from keras_embcam.network.measured_gradients import Measured
 from keras_embcam.network.noise_images import NUM_PROBES
@@ -48,26 +48,34 @@ class Branches:
         self._trial = trial
         self._source = source
 
-    def is_gate(self, operation: Any, values: np.ndarray) -> bool:
+    def is_gate(
+        self, operation: Any, values: np.ndarray, gradients: np.ndarray
+    ) -> bool:
         """Tell whether the values of a layer weigh other maps.
 
-        They do where they are one channel and the gradient at a wider map before them,
-        which reaches the embedding around them, depends on them; or where they are all
-        between 0 and 1 and no gradient reaches a map that is as wide when they are 0.
+        They do where they are one channel, or go into a softmax over the channels, and
+        the gradient at a wider map before them, which reaches the embedding around
+        them, depends on them; or where they are all between 0 and 1 and no gradient
+        reaches a map that is as wide when they are 0.
 
         Args:
             operation: the layer.
             values: (n, h, w, k), its output in the trial run.
+            gradients: of a random direction of the embedding there.
         """
-        if not _may_be_gate(values):
+        is_softmax = goes_into_softmax(values, gradients)
+        if not is_softmax and not _may_be_gate(values):
             return False
+        width = 2 if is_softmax else max(values.shape[-1], 2)
         before: list[Any] = []
         for call in self._candidates():
             if call.operation is operation:
                 break
-            if (call.shape or (0,))[-1] >= max(values.shape[-1], 2):
+            if (call.shape or (0,))[-1] >= width:
                 before.append(call.operation)
-        return self._weighs(operation, values.shape, before[-_NUM_GATED:])
+        before = before[-_NUM_GATED:]
+        is_wide = values.shape[-1] > 1 and not is_softmax
+        return self._weighs(operation, values.shape, before, is_wide)
 
     def find_beside(self, chosen: Any, measured: Measured) -> list[Any]:
         """Return the last layer of each parallel branch, latest first.
@@ -138,23 +146,21 @@ class Branches:
                     inside = [
                         x or y for x, y in zip(inside, trace.depends_on(i), strict=True)
                     ]
-            # Only what is returned is computed where this is compiled.
-            return [
-                (_square(gradients[i]), *_limits(trace.outputs[i])) for i in found[1:]
-            ]
+            return [(gradients[i], trace.outputs[i]) for i in found[1:]]
 
         found: list[int] = []
         while True:
             measured = run_on_noise(follow, self._trial.probe, directions)
             before = len(left_out)
-            for i, (squares, lowest, highest) in zip(found[1:], measured, strict=True):
-                length = np.sum(_to_numpy(squares))
-                call = self._trial.first_call(operations[i])
-                in_unit = _to_numpy(lowest).min() >= 0 and _to_numpy(highest).max() <= 1
+            for i, pair in zip(found[1:], measured, strict=True):
+                gradients, values = map(_to_numpy, pair)
+                length = np.sum(np.square(gradients, dtype="float64"))
+                is_softmax = goes_into_softmax(values, gradients)
                 if length == 0 or not np.isfinite(length):
                     left_out.add(i)
-                elif in_unit or (call.shape or (0,))[-1] == 1:
-                    if self._weighs(operations[i], call.shape, [chosen]):
+                elif is_softmax or _may_be_gate(values):
+                    is_wide = values.shape[-1] > 1 and not is_softmax
+                    if self._weighs(operations[i], values.shape, [chosen], is_wide):
                         left_out.add(i)
             if len(left_out) == before:
                 return found
@@ -188,7 +194,7 @@ class Branches:
             self._model, images, [operation], [path], self._source, replace
         )
 
-    def _weighs(self, gate: Any, shape: Any, others: list[Any]) -> bool:
+    def _weighs(self, gate: Any, shape: Any, others: list[Any], is_wide: bool) -> bool:
         if not others:
             return False
 
@@ -199,7 +205,6 @@ class Branches:
         noise = np.random.default_rng(0).normal(size=shape).astype("float32")
         run = make_noise_run(follow, self._trial.probe)
         both = [run(self._directions(), x) for x in (np.zeros_like(noise), noise)]
-        is_wide = shape[-1] > 1
         for at_zero, at_noise in zip(*both, strict=True):
             if at_zero is None or at_noise is None:
                 continue
@@ -237,18 +242,6 @@ def _may_be_gate(values: np.ndarray) -> bool:
 
 def _to_numpy(tensor: Any) -> np.ndarray:
     return ops.convert_to_numpy(ops.cast(tensor, "float32"))
-
-
-def _square(tensor: Any) -> Any:
-    """Return the sum of squares of each image."""
-    numbers = ops.cast(tensor, "float32")
-    return ops.sum(ops.square(numbers), axis=tuple(range(1, len(numbers.shape))))
-
-
-def _limits(tensor: Any) -> tuple[Any, Any]:
-    """Return the smallest and the largest number of each image."""
-    axes = tuple(range(1, len(tensor.shape)))
-    return ops.min(tensor, axis=axes), ops.max(tensor, axis=axes)
 
 
 def _spread(rows: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """Record the calls of the operations of a model while it runs on noise."""
 
 import math
+import weakref
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -32,6 +33,10 @@ class Call(NamedTuple):
         repeats: whether the output is what went in or what an operation inside made.
         keeps_shape: whether the output has the shape of one of the arguments.
         input_ranks: the rank of each argument that is a tensor.
+        maps: of each argument that is 4-D, the number of the call that made it, and
+            its size (h, w). -1 stands for an input of the model, None for what was
+            made by no known call. Of an output that was made before, itself alone.
+        key: of an operation that takes a part of a tensor, which part.
     """
 
     operation: Any
@@ -41,6 +46,8 @@ class Call(NamedTuple):
     repeats: bool
     keeps_shape: bool
     input_ranks: list[int]
+    maps: list[tuple[int | None, tuple[int, int]]]
+    key: Any
 
 
 class Recorded(NamedTuple):
@@ -67,13 +74,16 @@ def record_calls(model: keras.Model, operations: Iterable[Any], probe: Any) -> R
         operations: of the model, at any depth.
         probe: see `make_noise_images`.
     """
-    drafts: list[tuple[Any, list[_Draft], _Draft, bool]] = []
+    drafts: list[tuple[Any, list[_Draft], _Draft, bool, list, Any]] = []
     norms: deque[tuple[Any, Tensor, Tensor]] = deque(maxlen=NUM_LAYER_NORMS)
 
     def run(images: Any) -> Any:
         graph = current_graph()
         latest: dict[int, Tensor] = {}  # by rank
         fetched: list[Tensor] = []
+        makers = _Makers()
+        for x in tree.flatten(images):
+            makers.add(x, -1)
 
         def see(operation: Any, arguments: Any, outputs: Any) -> None:
             inputs = tree.flatten(arguments)
@@ -81,7 +91,14 @@ def record_calls(model: keras.Model, operations: Iterable[Any], probe: Any) -> R
                 return
             repeats = any(outputs is x for x in (*inputs, *latest.values()))
             given = [_Draft(x, fetched) for x in inputs]
-            drafts.append((operation, given, _Draft(outputs, fetched), repeats))
+            output = _Draft(outputs, fetched)
+            maker = makers.find(outputs)
+            maps = [(makers.find(x), y) for x, y in zip(inputs, given, strict=True)]
+            if maker is not None:
+                maps = [(maker, output)]
+            makers.add(outputs, len(drafts))
+            key = _find_key(operation, arguments)
+            drafts.append((operation, given, output, repeats, maps, key))
             if is_layer_norm(operation):
                 norms.append((operation, inputs[0], outputs))
             if ops.is_tensor(outputs) and len(outputs.shape) in (3, 4):
@@ -94,7 +111,7 @@ def record_calls(model: keras.Model, operations: Iterable[Any], probe: Any) -> R
     outputs, fetched, of_norms = run_on_noise(run, probe)
     arrays = [ops.convert_to_numpy(x) for x in fetched]
     calls = []
-    for operation, inputs, output, repeats in drafts:
+    for operation, inputs, output, repeats, maps, key in drafts:
         shape = output.shape(arrays)
         shapes = [x.shape(arrays) for x in inputs if x.static is not None]
         calls.append(
@@ -106,6 +123,8 @@ def record_calls(model: keras.Model, operations: Iterable[Any], probe: Any) -> R
                 repeats,
                 shape is not None and shape in shapes,
                 [len(x) for x in shapes if x is not None],
+                [(maker, size) for maker, x in maps if (size := x.map_size(arrays))],
+                key,
             )
         )
     layer_norms = [
@@ -113,6 +132,30 @@ def record_calls(model: keras.Model, operations: Iterable[Any], probe: Any) -> R
         for (operation, *_), tensors in zip(norms, of_norms, strict=True)
     ]
     return Recorded(outputs, calls, layer_norms)
+
+
+class _Makers:
+    """Which call made a tensor; keeps none of them alive."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[Any, int]] = {}
+
+    def add(self, x: Any, number: int) -> None:
+        """Note who made a tensor, unless that is known."""
+        if ops.is_tensor(x) and self.find(x) is None:
+            self._found[id(x)] = weakref.ref(x), number
+
+    def find(self, x: Any) -> int | None:
+        """Return the number of what made a tensor, None where it is not known."""
+        tensor, number = self._found.get(id(x), (lambda: None, None))
+        return number if tensor() is x else None
+
+
+def _find_key(operation: Any, arguments: Any) -> Any:
+    if type(operation).__name__ != "GetItem":
+        return None
+    args, kwargs = arguments
+    return [*args, *kwargs.values()][1]
 
 
 class _Draft:
@@ -143,6 +186,11 @@ class _Draft:
         shape = self.static if self._shape is None else arrays[self._shape][0].tolist()
         first = NUM_PROBES * (shape[0] or 1) if self.static[0] is None else shape[0]
         return first, *shape[1:]
+
+    def map_size(self, arrays: list[np.ndarray]) -> tuple[int, int] | None:
+        """Return (h, w) of a 4-D tensor."""
+        shape = self.shape(arrays)
+        return None if shape is None or len(shape) != 4 else (shape[1], shape[2])
 
 
 def _is_unknown(shape: tuple) -> bool:

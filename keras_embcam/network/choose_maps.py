@@ -1,6 +1,5 @@
 """Choose what of a model is explained: the first candidate that makes honest maps."""
 
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -23,9 +22,16 @@ from keras_embcam.network.gradient_checks import (
     random_directions,
     reaches_positions,
 )
+from keras_embcam.network.locality import Locality
 from keras_embcam.network.measured_gradients import Measured, measure_gradients
 from keras_embcam.network.noise_runs import run_on_noise
+from keras_embcam.network.positions import Positions
 from keras_embcam.network.recording import NoGradientError, pull_back_between
+from keras_embcam.network.told_of_maps import (
+    check_layers,
+    tell_of_branches,
+    tell_of_moved,
+)
 from keras_embcam.network.trial_run import TrialRun
 from keras_embcam.network.unreached import check_gradient, describe_flat, describe_hash
 
@@ -53,6 +59,7 @@ class MapChooser:
         trial: of the model.
         features: of the model.
         source: of its embedding.
+        positions: of the trial.
     """
 
     def __init__(
@@ -61,11 +68,14 @@ class MapChooser:
         trial: TrialRun,
         features: FeatureMaps,
         source: EmbeddingSource,
+        positions: Positions,
     ) -> None:
         self._model = model
         self._trial = trial
         self._features = features
         self._source = source
+        self._positions = positions
+        self._locality: Locality | None = None
         self._branches = Branches(model, trial, source)
         self._maps: list[FeatureMap] = []
         self._found: Any = None
@@ -95,7 +105,7 @@ class MapChooser:
                 return self._join_branches(last)
             return self._choose_blocks(last) if conv_layer.all_blocks else last
         if conv_layer is None or is_default:
-            self._tell_of_branches(last.maps, self._find_branches())
+            tell_of_branches(self._trial, last.maps, self._find_branches())
         if isinstance(conv_layer, Scales):
             for _ in range(conv_layer.num_scales - 1):
                 # Where the model has no finer map, those found so far serve.
@@ -154,27 +164,15 @@ class MapChooser:
             whole = self._branches.show_whole_images(found)
         # In the order of their calls, whichever of them was found first.
         explained = [FeatureMap(x) for x in reversed(whole)] or last.maps
-        self._tell_of_branches(explained, found)
+        tell_of_branches(self._trial, explained, found)
         if last.maps[0] in explained:
             return Chosen(explained, last.length_gradient)
         return Chosen(explained, self._measure(explained).length_gradient)
 
-    def _tell_of_branches(self, maps: list[FeatureMap], found: list[Any]) -> None:
-        """Warn where parallel branches are left out."""
-        paths = [self._trial.path(x.operation) for x in maps]
-        others = [self._trial.path(x) for x in found]
-        others = [repr(path) for path in others if path not in paths]
-        if others:
-            warnings.warn(
-                f"Of several parallel branches only {', '.join(map(repr, paths))} is "
-                f"explained. The embedding is also made of {', '.join(others)}. Pass "
-                "`conv_layer`: one of them, or a list of those to explain together.",
-                stacklevel=2,
-            )
-
     def _add_map(self, candidates: Iterator[FeatureMap], conv_layer: Any) -> bool:
         """Take the first candidate that a gradient reaches; tell if there is one."""
         others = self._maps
+        moved: list[tuple[FeatureMap, Measured]] = []
         num_flat = 0
         for candidate in candidates:
             if any(candidate.operation is other.operation for other in others):
@@ -196,20 +194,47 @@ class MapChooser:
                 continue
             values = measured.outputs[-1]
             if conv_layer is None and candidate.layout is None:
-                if self._branches.is_gate(candidate.operation, values):
+                gradients = measured.gradients[-1]
+                if self._branches.is_gate(candidate.operation, values, gradients):
                     continue
-            self._found = measured
             has_tokens = self._features.has_tokens
             if has_tokens and not self._is_right(measured, candidate, conv_layer):
                 continue
-            self._maps = [*others, candidate]
+            if self._is_moved(candidate):
+                moved.append((candidate, measured))
+                if conv_layer is None:
+                    continue
+            self._take(candidate, measured, moved)
             if candidate.layout is not None and conv_layer is None and not others:
                 self._prefer_map(candidate)
-            self._ratio = measured.length_gradient
             return True
-        if num_flat:
+        if moved:
+            self._take(*moved[0], moved[:1])
+        elif num_flat:
             raise ValueError(describe_flat(self._trial, self._source))
-        return False
+        return bool(moved)
+
+    def _take(
+        self, candidate: FeatureMap, measured: Measured, moved: list[Any]
+    ) -> None:
+        """Explain one more layer, and tell of those whose places are others."""
+        self._maps = [*self._maps, candidate]
+        self._found = measured
+        self._ratio = measured.length_gradient
+        if moved:
+            tell_of_moved(self._trial, moved[0][0], candidate)
+
+    def _is_moved(self, candidate: FeatureMap) -> bool:
+        """Tell whether a map shows other places of the images than it is drawn at.
+
+        One more run, which networks of layers that are known are spared.
+        """
+        operation = candidate.operation
+        if self._features.has_tokens or self._positions.is_sure(operation):
+            return False
+        if self._locality is None:
+            self._locality = Locality(self._model, self._trial)
+        return not self._locality.shows_places(operation)
 
     def _is_right(
         self, measured: Measured, candidate: FeatureMap, conv_layer: Any
@@ -266,17 +291,3 @@ class MapChooser:
         return measure_gradients(
             self._model, self._trial.probe, operations, paths, self._source
         )
-
-
-def check_layers(names: Any) -> list[Any]:
-    """Check a list of layers to explain, and return it.
-
-    Raises:
-        ValueError: where it is empty or names a layer twice.
-    """
-    if not names or any(x in names[:i] for i, x in enumerate(names)):
-        raise ValueError(
-            "A list as `conv_layer` must name at least one layer, and none twice. "
-            f"Received: {names!r}"
-        )
-    return list(names)

@@ -1,6 +1,5 @@
 """What a model does to images before its first convolution: crop, pad, scale."""
 
-import math
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +10,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_embcam.heatmaps import Field
-from keras_embcam.keras_private import flatten_layers
-from keras_embcam.network.hooks import Stop, leave_unchanged, observe
-from keras_embcam.network.noise_images import make_inputs
-from keras_embcam.network.trial_run import list_operations
+from keras_embcam.network.first_convolution import input_of_first_convolution
+from keras_embcam.resizing import Field
 
 # Pixels by which a side of the field may miss that of the image: what rounds to the
 # nearest pixel misses by a half.
@@ -39,12 +35,17 @@ class Front(NamedTuple):
         offset: what is added to it then.
         is_distorted: whether the input is a linear function of the image, and no
             upright rectangle of it.
+        input_size: (h, w) of this input; None where it is not known.
+        consumed: of rows and of columns, how many of this input at both ends are
+            padding that the convolution takes away again.
     """
 
     field: Field | None = None
     scale: float | None = None
     offset: float = 0.0
     is_distorted: bool = False
+    input_size: tuple[int, int] | None = None
+    consumed: tuple[tuple[int, int], ...] = ((0, 0), (0, 0))
 
 
 class Fronts:
@@ -69,6 +70,20 @@ class Fronts:
             like,
         )
         self._found: dict[tuple[int, int], Front] = {}
+        self._moves_parts = False
+
+    def check_places(self, locality: Callable[[], bool]) -> None:
+        """Look closer at what is no linear function of the image.
+
+        Such as a part of it that the model chooses by itself.
+
+        Args:
+            locality: whether the places that reach the first convolution are those of
+                the image.
+        """
+        [front] = self._found.values()
+        is_known = front.scale is not None or front.is_distorted
+        self._moves_parts = not is_known and not locality()
 
     def at(self, image_size: tuple[int, int]) -> Front:
         """Return the front for images of a size (H, W).
@@ -102,17 +117,22 @@ class Fronts:
         height, width = image_size
         if height is not None and width is not None:
             front = self.at((height, width))
-            if front.is_distorted:
+            if front.is_distorted or self._moves_parts:
+                how = (
+                    "takes a part of each image that depends on the image"
+                    if self._moves_parts
+                    else "turns or bends images"
+                )
                 raise ValueError(
-                    "The model turns or bends images before its first convolution, so "
-                    "that its maps show no upright rectangle of them. Turn the images "
-                    "before you give them to the model, or pass `resize=False` for "
-                    "maps as the model sees them."
+                    f"The model {how} before its first convolution, so that its maps "
+                    "show no upright rectangle of all of them. Do that before you give "
+                    "images to the model, or pass `resize=False` for maps as the model "
+                    "sees them."
                 )
             return front.field
         for size in OPEN_SIZES:
             size = height or size[0], width or size[1]
-            if self.at(size) != self.at(OPEN_SIZES[0]) or self.at(size).field:
+            if self.at(size)[:4] != self.at(OPEN_SIZES[0])[:4] or self.at(size).field:
                 raise ValueError(
                     "The model crops or pads images, so where its maps lie depends on "
                     f"the size of the images, which is {image_size} here. State the "
@@ -156,7 +176,8 @@ def look_at_front(
         found = _look(model, image_size, images, highest)
         if found is not None:
             return found
-    return Front()
+    given = input_of_first_convolution(model, images, np.zeros(image_size, "float32"))
+    return Front(input_size=None if given is None else given[0].shape[:2])
 
 
 def _look(
@@ -168,7 +189,7 @@ def _look(
     def run(make: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Any:
         rows, columns = (np.arange(n, dtype="float32") / max(n - 1, 1) for n in size)
         pixels = highest * make(rows[:, None], columns[None])
-        return _input_of_first_convolution(model, images, pixels, skipped)
+        return input_of_first_convolution(model, images, pixels, skipped)
 
     fixed = [x for x in tree.flatten(images) if ops.is_tensor(x) and x.ndim == 4]
     while (first := run(lambda y, x: 0 * (y + x))) is not None:
@@ -198,14 +219,16 @@ def _look(
     both = coordinates(lambda y, x: (y + x) / 2)
     if np.abs(both - (xs + ys) / 2)[shown].max() > ROUNDING:
         return None
-    field = _find_field(shown, ys, xs, size, convolution)
+    consumed = tuple(_find_consumed(shown, axis, convolution) for axis in (0, 1))
+    field = _find_field(shown, ys, xs, size, consumed)
     is_whole = field is not None and all(
         abs(side - whole) * length < TOLERANCE
         for side, whole, length in zip(field, (0, 0, 1, 1), 2 * size, strict=True)
     )
     scale = float(np.median(spans[shown]) / highest)
     offset = float(np.median(zeros[shown]))
-    return Front(None if is_whole else field, scale, offset, field is None)
+    place = None if is_whole else field
+    return Front(place, scale, offset, field is None, zeros.shape, consumed)
 
 
 def _find_field(
@@ -213,7 +236,7 @@ def _find_field(
     ys: np.ndarray,
     xs: np.ndarray,
     size: tuple[int, int],
-    convolution: Any,
+    consumed: tuple[tuple[int, int], ...],
 ) -> Field | None:
     """Return the field, None where coordinates do not rise evenly along the axes."""
     sides = []
@@ -236,8 +259,7 @@ def _find_field(
         misses = np.abs(lines - (start + step * known)[:, None])[inner]
         if not step or np.nanmax(misses) > allowed:
             return None
-        before = _consumed(int(known[0]), convolution, axis)
-        behind = _consumed(int(len(grid) - 1 - known[-1]), convolution, axis)
+        before, behind = consumed[axis]
         ends = before - 0.5, len(grid) - 0.5 - behind
         # To a hundredth of a pixel: a crop is one of whole pixels.
         sides.append([round(start + step * x + 0.5, 2) / length for x in ends])
@@ -245,55 +267,14 @@ def _find_field(
     return float(top), float(left), float(bottom), float(right)
 
 
-def _consumed(num_padded: int, convolution: Any, axis: int) -> int:
-    """Return how much of the padding at a side a convolution takes away again."""
+def _find_consumed(shown: np.ndarray, axis: int, convolution: Any) -> tuple[int, int]:
+    """Return how much of the padding at both ends a convolution takes away again."""
     if getattr(convolution, "padding", None) != "valid":
-        return 0
+        return 0, 0
     reach = convolution.dilation_rate[axis] * (convolution.kernel_size[axis] - 1)
-    return num_padded if num_padded <= reach else reach // 2
-
-
-def _input_of_first_convolution(
-    model: keras.Model, images: Any, pixels: np.ndarray, skipped: list[Any]
-) -> tuple[np.ndarray, Any] | None:
-    """Return the (h, w, c) float32 that the first layer with a kernel is given, and it.
-
-    None where that is no picture, as of a network that takes patches apart itself.
-    """
-    found: list[tuple[Any, Any]] = []
-
-    def see(operation: Any, arguments: Any, outputs: Any) -> None:
-        given = next((x for x in tree.flatten(arguments) if ops.is_tensor(x)), None)
-        if given is None or tf.is_symbolic_tensor(given) or len(given.shape) < 3:
-            return
-        found.append((given, operation))
-        raise Stop
-
-    kernels = [
-        operation
-        for operation in list_operations(model).values()
-        if isinstance(operation, keras.layers.Layer) and _has_kernel(operation)
-        if not any(operation is x for x in skipped)
-    ]
-    inputs = make_inputs(model, images, pixels)
-    try:
-        with observe(kernels, see), leave_unchanged(model):
-            model(inputs, training=False)
-    except Stop:
-        pass
-    if not found:
-        return None
-    given, operation = found[0]
-    if len(given.shape) != 4 or given.shape[0] != 1:
-        return None
-    return ops.convert_to_numpy(ops.cast(given[0], "float32")), operation
-
-
-def _has_kernel(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer itself has a weight that is more than a vector."""
-    if isinstance(layer, keras.layers.Normalization):
-        return False
-    inner = flatten_layers(layer, include_self=False, recursive=False)
-    theirs = {id(weight) for x in inner for weight in x.weights}
-    own = [weight.shape for weight in layer.weights if id(weight) not in theirs]
-    return any(math.prod(shape) > max(shape) for shape in own if len(shape) > 1)
+    known = np.flatnonzero(shown.any(axis=1 - axis))
+    before, behind = int(known[0]), int(shown.shape[axis] - 1 - known[-1])
+    return (
+        before if before <= reach else reach // 2,
+        behind if behind <= reach else reach // 2,
+    )

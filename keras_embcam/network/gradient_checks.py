@@ -10,6 +10,8 @@ VANISHING = 0.1
 # Softmax does not see a shift, so the gradients at the keys of an attention sum to zero
 # over the tokens: to less than this share of their lengths.
 KEY_SUM = 3e-3
+# Layer normalisation does not see the length: what adds up to less is rounding.
+LENGTH_SUM = 0.02
 
 
 def length_gradient(
@@ -96,6 +98,37 @@ def is_worth_explaining(
     # which may be small by chance. It vanishes for all images or for none.
     medians = [np.median(x[here]) for x, here in zip(cosines, counts, strict=True)]
     return bool(np.nanmax(medians) >= VANISHING / np.sqrt(activations.shape[2]))
+
+
+def goes_into_softmax(activations: np.ndarray, gradients: np.ndarray) -> bool:
+    """Tell by its gradients whether a map goes into a softmax over its channels only.
+
+    That does not see a number added to all channels, so the gradients of a position
+    sum to zero. Layer normalisation does not see one either, nor a factor: there the
+    products with the activations sum to zero too.
+
+    Args:
+        activations: (n, h, w, k).
+        gradients: of a random direction of the embedding, the same shape.
+
+    Example:
+
+    >>> activations = np.float32([[[[1, 0]]]])
+    >>> goes_into_softmax(activations, np.float32([[[[3, -3]]]]))
+    True
+    >>> goes_into_softmax(activations, np.float32([[[[3, -1]]]]))
+    False
+    """
+    if activations.shape[-1] < 2 or not gradients.any():
+        return False
+    sums = np.abs(gradients.sum(axis=-1, dtype="float64")).sum(axis=(1, 2))
+    sizes = np.abs(gradients).sum(axis=(1, 2, 3), dtype="float64")
+    if not np.all(sums <= KEY_SUM * sizes):  # also where they are not finite
+        return False
+    products = activations * gradients
+    total = np.abs(products.sum(axis=(1, 2, 3), dtype="float64"))
+    size = np.abs(products).sum(axis=(1, 2, 3), dtype="float64")
+    return bool(np.any(total > LENGTH_SUM * size))
 
 
 def is_of_one_position(gradients: np.ndarray) -> bool:

@@ -15,8 +15,10 @@ from keras_embcam.network.trial_run import TrialRun
 
 # The share of positions that must move most where their own quarter of the image is
 # changed. Maps reach 0.9 to 1; positions in a wrong order, or attention heads taken for
-# columns, 0.5.
+# columns, 0.5. Of maps of few positions that all look near the middle, 0.8.
 MIN_AGREEMENT = 0.8
+MIN_MAP_AGREEMENT = 0.7
+MIN_SIDE = 3
 NUM_QUARTERS = 4
 _ROUNDING = 1e-6  # of the largest change
 
@@ -27,18 +29,19 @@ class Locality:
     Args:
         model: a built Keras model.
         trial: of the model.
+        last: the operation where the model may stop; None to run all of it.
 
     Attributes:
         image_size: (H, W) of the noise.
     """
 
-    def __init__(self, model: keras.Model, trial: TrialRun) -> None:
+    def __init__(self, model: keras.Model, trial: TrialRun, last: Any = None) -> None:
         self._model, self._probe = model, trial.probe
         images = find_images(trial.probe)
         self.image_size: tuple[int, int] = tuple(images.shape[1:3])
         operations = {id(call.operation): call.operation for call in trial.calls}
         quarters = np.arange(NUM_QUARTERS)
-        self._moved = self._run(operations.values(), _turn, quarters)
+        self._moved = self._run(operations.values(), _turn, quarters, last)
 
     def _run(
         self,
@@ -131,6 +134,20 @@ class Locality:
     def knows(self, operation: Any) -> bool:
         """Tell whether the output of an operation was seen."""
         return id(operation) in self._moved
+
+    def shows_places(self, operation: Any) -> bool:
+        """Tell whether a map (n, h, w, k) shows the places of the images it is of.
+
+        Of a few positions, which look at most of the image each, it cannot be told.
+        """
+        if not self.knows(operation):
+            return False
+        moved = self.moved(operation)
+        if len(moved.shape) == 4:
+            is_small = min(moved.shape[2:]) < MIN_SIDE
+            if is_small or not np.any(moved[np.isfinite(moved)]):
+                return True
+        return len(moved.shape) == 4 and agreement(moved) >= MIN_MAP_AGREEMENT
 
     def moved(self, operation: Any) -> np.ndarray:
         """Return how far each position moved: (images, quarters, *positions)."""

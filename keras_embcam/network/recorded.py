@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from keras_embcam.resizing import Field
+
 Tensor = Any
 
 
@@ -24,6 +26,8 @@ class Recording(NamedTuple):
             relevance of each token (n, t).
         adds_up: whether several maps are those of parallel branches, which add to the
             score side by side.
+        frames: where in the network's input each of several maps lies, see
+            `resize_heatmaps`; None where they lie in one place.
     """
 
     activations: Any
@@ -32,3 +36,4 @@ class Recording(NamedTuple):
     pull_back_and_share: Callable[[Tensor], tuple[Any, Tensor]] | None = None
     place: Callable[[Tensor], Tensor] | None = None
     adds_up: bool = False
+    frames: list[Field | None] | None = None

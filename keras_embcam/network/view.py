@@ -23,7 +23,10 @@ from keras_embcam.network.feature_maps import (
 )
 from keras_embcam.network.front import Fronts
 from keras_embcam.network.image_input import ImageInput
+from keras_embcam.network.locality import Locality
 from keras_embcam.network.noise_images import make_noise_images
+from keras_embcam.network.places import Places
+from keras_embcam.network.positions import Positions
 from keras_embcam.network.raw_embedding import find_embedding
 from keras_embcam.network.recorded import Recording
 from keras_embcam.network.recording import run_and_record
@@ -73,6 +76,7 @@ class ModelView:
             was stepped over; None where there is none.
         image_input: which images heat lies on, where the model takes several.
         fronts: what the model does to these before its first convolution.
+        places: where in these the maps belong.
         image_size: (H, W) that the model was tried at, in pixels.
         map_size: (h, w) of the activations at this image size, of the largest where
             there are several.
@@ -141,9 +145,9 @@ class ModelView:
         )
         features = FeatureMaps(model, trial, self._token_options)
         is_attention = isinstance(conv_layer, AttentionLayers)
-        chosen = MapChooser(model, trial, features, self._embedding).choose(
-            TokenBlocks() if is_attention else conv_layer
-        )
+        positions = Positions(trial.calls)
+        chooser = MapChooser(model, trial, features, self._embedding, positions)
+        chosen = chooser.choose(TokenBlocks() if is_attention else conv_layer)
         self._token_options.check_used(
             [x.layout for x in chosen.maps], trial.path(chosen.maps[-1].operation)
         )
@@ -153,6 +157,10 @@ class ModelView:
         self.image_size = tuple(self.images_of(trial.probe).shape[1:3])
         self.fronts = Fronts(model, trial.probe, self.image_size)
         self.fronts.at(self.image_size)  # now, since it must not be in a graph
+        first = positions.first
+        self.fronts.check_places(
+            lambda: Locality(model, trial, first).shows_places(first)
+        )
         of_all_branches = isinstance(conv_layer, AllBranches)
         self._adds_up = of_all_branches and not self.makes_tokens
         self._is_list = isinstance(
@@ -163,6 +171,7 @@ class ModelView:
             self._is_list = all_blocks or len(chosen.maps) > 1
         # Those with the smallest maps first: `LayerFusion` counts on it.
         self._maps = sorted(chosen.maps, key=lambda x: math.prod(x.map_size(trial)))
+        self.places = Places(self.fronts, positions, self._maps)
         self._paths = [trial.path(x.operation) for x in self._maps]
         self.map_size = self._maps[-1].map_size(trial)
         self.conv_layer = self._as_chosen(self._paths)
@@ -268,6 +277,7 @@ class ModelView:
             lambda cotangents: arrange(run.pull_back(cotangents)),
             pull_back_and_share if has_others else None,
             adds_up=self._adds_up,
+            frames=self.places.frames(image_size),
         )
 
     def images_of(self, inputs: Any) -> Tensor:

@@ -8,6 +8,8 @@ import numpy as np
 from keras import tree
 
 from keras_embcam.method import Method
+from keras_embcam.network.noise_images import find_images
+from keras_embcam.resizing import Field
 from keras_embcam.retrieval.head_functions import (
     find_field,
     integrate_head,
@@ -42,6 +44,7 @@ class Contributions(NamedTuple):
         images: as given or read, before `preprocessing_function`.
         rows: (n,) int64, the numbers of the images as they were given: all, but for
             files that could not be read.
+        field: where in the images the positions lie, see `resize_heatmaps`.
     """
 
     values: np.ndarray
@@ -50,6 +53,7 @@ class Contributions(NamedTuple):
     num_steps: int
     images: Any
     rows: np.ndarray
+    field: Field | None = None
 
     def take(self, places: np.ndarray) -> "Contributions":
         """Return those of some of the images, whose places ascend."""
@@ -62,6 +66,7 @@ class Contributions(NamedTuple):
             self.num_steps,
             tree.map_structure(lambda x: np.asarray(x)[places], self.images),
             self.rows[places],
+            self.field,
         )
 
 
@@ -98,7 +103,7 @@ class ContributionReader:
         # for the matrix of a pooled head.
         self._tries = [0, 1, NUM_STEPS] if num_steps is None else [num_steps]
         self._matrix: np.ndarray | None = None
-        self._sees_whole_images = False
+        self._fields: dict[Any, Field | None] = {}
 
     def read(self, batches: Any) -> Iterator[Contributions]:
         """Yield the contributions of each batch of images."""
@@ -123,7 +128,6 @@ class ContributionReader:
 
         That is behind pooling and a linear map; None elsewhere.
         """
-        self._check_field(batch)
         found = None if self._tries[0] else self._try(batch, 0)
         is_exact = found is not None and np.all(found.errors <= self._tolerance)
         return found if is_exact else None
@@ -142,7 +146,6 @@ class ContributionReader:
             Signed maps (n, m, h, w) float32, whose sums are the embeddings times the
             proxies, up to the completeness error.
         """
-        self._check_field(batch)
         while True:
             num_steps = max(1, self._tries[0])  # a linear head takes one
             values, embeddings, rest = self._run(
@@ -162,7 +165,6 @@ class ContributionReader:
             self._tries = self._tries[1:]
 
     def _read_batch(self, batch: Batch) -> Contributions:
-        self._check_field(batch)
         while True:
             num_steps = self._tries[0]
             found = self._try(batch, num_steps)
@@ -173,21 +175,14 @@ class ContributionReader:
             # What is not exact for these images is not tried for others.
             self._tries = self._tries[1:]
 
-    def _check_field(self, batch: Batch) -> None:
-        """Refuse a model that crops or pads: positions would be misplaced."""
-        if self._sees_whole_images:
-            return
-        one = tree.map_structure(lambda x: x[:1], batch.inputs)
-        [fields] = self._run(batch._replace(inputs=one), find_field)
-        if read_field(fields) is not None:
-            raise ValueError(
-                "Contributions need a network that sees the whole image. This model "
-                "crops or pads its images: it sees the part (top, left, bottom, "
-                f"right) = {fields[0].round(3).tolist()}, as shares of their sides. "
-                "Pass the part of the model behind that step, and images that are "
-                "cropped or padded already."
-            )
-        self._sees_whole_images = True
+    def find_field(self, batch: Batch) -> Field | None:
+        """Return where in images of this size the positions lie."""
+        size = tuple(np.shape(find_images(batch.inputs))[1:3])
+        if size not in self._fields:
+            one = tree.map_structure(lambda x: x[:1], batch.inputs)
+            [fields] = self._run(batch._replace(inputs=one), find_field)
+            self._fields[size] = read_field(fields)
+        return self._fields[size]
 
     def _try(self, batch: Batch, num_steps: int) -> Contributions | None:
         if num_steps:
@@ -209,7 +204,10 @@ class ContributionReader:
         errors = differences / np.maximum(lengths, np.finfo("float32").tiny)
         errors = np.where(differences > 0, errors, 0).astype("float32")
         rows = batch.start + np.arange(len(values))
-        return Contributions(values, embeddings, errors, num_steps, batch.images, rows)
+        return Contributions(
+            *(values, embeddings, errors, num_steps, batch.images, rows),
+            self.find_field(batch),
+        )
 
     def _read_matrix(self, batch: Batch) -> np.ndarray | None:
         """Return the matrix (k, d) of a pooled head, None where there is none.
@@ -276,4 +274,5 @@ def join(batches: list[Contributions]) -> Contributions:
             lambda *arrays: np.concatenate(arrays), *[batch.images for batch in batches]
         ),
         np.concatenate([batch.rows for batch in batches]),
+        batches[0].field,
     )

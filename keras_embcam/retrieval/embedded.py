@@ -13,7 +13,7 @@ from keras_embcam.retrieval.contribution_reader import (
     Contributions,
     join,
 )
-from keras_embcam.retrieval.pairs import check_finite
+from keras_embcam.retrieval.pair_maps import check_finite
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.example_values import read_labels
 from keras_embcam.running.image_batches import ImageSource

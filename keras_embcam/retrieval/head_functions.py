@@ -22,7 +22,7 @@ MAX_GRADIENT_BYTES = 2**25
 def find_field(
     view: ModelView, images: Any, proxies: None, *options: Any
 ) -> tuple[Tensor]:
-    """Return which part of its image the network sees, (n, 4): see `fields_of`."""
+    """Return what each map shows of its image, (n, 8): see `fields_of`."""
     return (fields_of(view, images),)
 
 

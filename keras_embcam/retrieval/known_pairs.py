@@ -8,6 +8,7 @@ import numpy as np
 from keras import tree
 
 from keras_embcam.method import Method
+from keras_embcam.resizing import Field
 from keras_embcam.retrieval.contribution_reader import ContributionReader
 from keras_embcam.retrieval.pair_maps import measure_lengths
 from keras_embcam.running.image_batches import ImageSource
@@ -23,7 +24,7 @@ def map_known_pairs(
     rows_a: np.ndarray,
     rows_b: np.ndarray,
     embeddings: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, Field | None]:
     """Return what each position of two images adds to their cosine, for many pairs.
 
     The signed maps of `explain_pair`, without its correspondences: they take one
@@ -41,10 +42,11 @@ def map_known_pairs(
 
     Returns:
         Maps of the first and of the second images, each (p, h, w) float32, whose sums
-        are the cosines; `finish_maps` makes heatmaps of them.
+        are the cosines, and where in the images they lie, see `resize_heatmaps`;
+        `finish_maps` makes heatmaps of them.
 
     Raises:
-        ValueError: for several layers, or a model that crops or pads its images.
+        ValueError: for several layers.
     """
     reader = ContributionReader(model, method)
     own, other = np.concatenate([[rows_a, rows_b], [rows_b, rows_a]], axis=1)
@@ -52,6 +54,7 @@ def map_known_pairs(
     units = (embeddings / lengths).astype("float32")
     order = np.argsort(own, kind="stable")
     maps: np.ndarray | None = None
+    field: Field | None = None
     start = 0
     for batch in batches:
         size = len(tree.flatten(batch)[0])
@@ -71,10 +74,11 @@ def map_known_pairs(
             images = tree.map_structure(
                 lambda x, some=chosen: np.asarray(x)[some], batch
             )
-            parts = [
-                reader.project(part, proxies[part.start : part.start + size])
-                for part in ImageSource(images, model, size)
-            ]
+            parts = []
+            for part in ImageSource(images, model, size):
+                asked = proxies[part.start : part.start + size]
+                parts.append(reader.project(part, asked))
+                field = reader.find_field(part)
             found = np.concatenate(parts)[places, numbers % NUM_MAPS]
             if maps is None:
                 maps = np.zeros((len(own), *found.shape[1:]), "float32")
@@ -82,4 +86,4 @@ def map_known_pairs(
         start += size
     if maps is None:
         maps = np.zeros((0, 0, 0), "float32")
-    return maps[: len(rows_a)], maps[len(rows_a) :]
+    return maps[: len(rows_a)], maps[len(rows_a) :], field

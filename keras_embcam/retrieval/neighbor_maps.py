@@ -1,5 +1,6 @@
 """Maps and correspondences of queries and what a search returned for them."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ def explain_some(
     signed = project(queries.values, proxies / lengths[:, None, None])
     contrasts = _contrast(queries.values, lengths, ranking, gallery_units)
     fields: dict[str, Any] = {
-        "heatmaps_queries": finish_maps(signed, size, normalize=True),
-        "contrasts": finish_maps(contrasts, size, normalize=True),
+        "heatmaps_queries": finish_maps(signed, size, True, queries.field),
+        "contrasts": finish_maps(contrasts, size, True, queries.field),
         "contrasts_signed": contrasts,
         "errors": np.repeat(queries.errors[:, None], proxies.shape[1], axis=1),
         "query_images": queries.images,
@@ -71,15 +72,17 @@ def explain_some(
     match_errors = np.concatenate([batch.errors for batch in matches])
     on_matches = np.zeros((*places.shape, *values[0].shape[:2]), "float32")
     strongest, lines = [], []
+    where = queries.field, matches[0].field
     for row, number in np.ndindex(places.shape):
         place = places[row, number]
         match, length = values[place], match_lengths[place]
         on_matches[row, number] = match @ (units[row] / length)
         matrix = compare_positions(queries.values[row], match)
         matrix /= lengths[row] * length
-        strongest.append(find_correspondences(matrix, num_correspondences))
-        lines.append(find_correspondences(matrix, NUM_LINES, each_once=True))
-    fields["heatmaps_matches"] = finish_maps(on_matches, size, normalize=True)
+        find = functools.partial(find_correspondences, matrix, fields=where)
+        strongest.append(find(num_correspondences))
+        lines.append(find(NUM_LINES, each_once=True))
+    fields["heatmaps_matches"] = finish_maps(on_matches, size, True, where[1])
     found = np.stack([images[place] for place in places.ravel()])
     fields["match_images"] = found.reshape(*places.shape, *found.shape[1:])
     fields["errors"] = np.maximum(fields["errors"], match_errors[places])

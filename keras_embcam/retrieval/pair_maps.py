@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_embcam.heatmaps import TINY, resize_heatmaps
+from keras_embcam.heatmaps import TINY
+from keras_embcam.resizing import Field, resize_heatmaps
 
 
 class Correspondences(NamedTuple):
@@ -31,6 +32,16 @@ def measure_lengths(embeddings: np.ndarray) -> np.ndarray:
     """
     lengths = np.linalg.norm(embeddings, axis=-1)
     return np.where(lengths > 0, lengths, 1).astype("float32")
+
+
+def check_finite(name: str, embeddings: np.ndarray) -> None:
+    """Raise a ValueError where embeddings hold NaN or infinity."""
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"The embeddings of `{name}` must be finite. Those of these rows hold NaN "
+            f"or infinity: {bad[:20].tolist()}"
+        )
 
 
 def divide_by_length(values: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
@@ -89,7 +100,12 @@ def compare_positions(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def find_correspondences(
-    matrix: np.ndarray, number: int, *, sign: int = 1, each_once: bool = False
+    matrix: np.ndarray,
+    number: int,
+    *,
+    sign: int = 1,
+    each_once: bool = False,
+    fields: tuple[Field | None, Field | None] = (None, None),
 ) -> Correspondences:
     """Return the strongest pairs of positions of one pair of images.
 
@@ -99,6 +115,7 @@ def find_correspondences(
         sign: 1 for what makes the two similar, -1 for what pulls them apart.
         each_once: let each position of either image stand in one pair only, the
             strongest. Without it one strong position may stand in all of them.
+        fields: where in either image the positions lie, see `resize_heatmaps`.
 
     Returns:
         `Correspondences` without their first axis.
@@ -127,8 +144,8 @@ def find_correspondences(
     positions_a = np.full((number, 2), np.nan, "float32")
     positions_b = positions_a.copy()
     values = np.zeros(number, "float32")
-    positions_a[: len(found)] = _centres(rows_a, height_a, width_a)
-    positions_b[: len(found)] = _centres(rows_b, height_b, width_b)
+    positions_a[: len(found)] = _centres(rows_a, height_a, width_a, fields[0])
+    positions_b[: len(found)] = _centres(rows_b, height_b, width_b, fields[1])
     values[: len(found)] = matrix.ravel()[found]
     return Correspondences(positions_a, positions_b, values)
 
@@ -144,9 +161,16 @@ def _pick_each_once(strengths: np.ndarray, number: int) -> np.ndarray:
     return np.array(found, "int64")
 
 
-def _centres(rows: np.ndarray, height: int, width: int) -> np.ndarray:
+def _centres(
+    rows: np.ndarray, height: int, width: int, field: Field | None
+) -> np.ndarray:
     y, x = np.divmod(rows, width)
-    return np.stack([(y + 0.5) / height, (x + 0.5) / width], axis=-1)
+    shares = np.stack([(y + 0.5) / height, (x + 0.5) / width], axis=-1)
+    if field is None:
+        return shares
+    start, end = np.array(field[:2]), np.array(field[2:4])
+    # Not in the padding around an image, where there is nothing to point at.
+    return np.clip(start + shares * (end - start), 0, 1)
 
 
 def stack_correspondences(found: list[Correspondences]) -> Correspondences:
@@ -155,7 +179,10 @@ def stack_correspondences(found: list[Correspondences]) -> Correspondences:
 
 
 def finish_maps(
-    signed: np.ndarray, size: tuple[int, int] | None, normalize: bool
+    signed: np.ndarray,
+    size: tuple[int, int] | None,
+    normalize: bool,
+    field: Field | None = None,
 ) -> np.ndarray:
     """Return the positive part of signed maps as heatmaps.
 
@@ -163,10 +190,11 @@ def finish_maps(
         signed: (n, h, w) or (n, m, h, w).
         size: (H, W) to resize to, or None.
         normalize: divide each map by its maximum.
+        field: where in the images the maps lie, see `resize_heatmaps`.
     """
     heatmaps: Any = np.maximum(signed, 0).astype("float32")
     if size is not None:
-        heatmaps = ops.convert_to_numpy(resize_heatmaps(heatmaps, size))
+        heatmaps = ops.convert_to_numpy(resize_heatmaps(heatmaps, size, field))
     if normalize:  # in place: of many large maps a copy takes long
         largest = heatmaps.max(axis=(-2, -1), keepdims=True, initial=0)
         heatmaps /= np.maximum(largest, TINY)

@@ -1,5 +1,6 @@
 """explain_pair(): why two images are similar, on both sides."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from keras_embcam.drawing import to_uint8
 from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
 from keras_embcam.network.noise_images import find_images
+from keras_embcam.resizing import Field
 from keras_embcam.retrieval.contribution_reader import (
     ContributionReader,
     Contributions,
@@ -18,6 +20,7 @@ from keras_embcam.retrieval.contribution_reader import (
 from keras_embcam.retrieval.drawing import draw_pair
 from keras_embcam.retrieval.pair_maps import (
     Correspondences,
+    check_finite,
     compare_positions,
     divide_by_length,
     find_correspondences,
@@ -53,6 +56,8 @@ class PairExplanation:
         images_a: as given or read.
         images_b: as given or read.
         rows: (n,) int64, the numbers of the pairs whose files could be read.
+        fields: where in the images of either side the positions lie, see
+            `keras_embcam.heatmaps.resize_heatmaps`; None for evenly over the image.
     """
 
     similarity: np.ndarray
@@ -70,6 +75,7 @@ class PairExplanation:
     images_a: Any
     images_b: Any
     rows: np.ndarray
+    fields: tuple[Field | None, Field | None]
 
     def matrix(self, index: int) -> np.ndarray:
         """Return what each pair of positions of a pair of images adds to the cosine.
@@ -124,14 +130,15 @@ class PairExplanation:
 
     def _draw(self, indices: Iterable[int], num_lines: int = 5) -> list[np.ndarray]:
         pictures = []
-        images_a = to_uint8(find_images(self.images_a))
-        images_b = to_uint8(find_images(self.images_b))
+        images = [to_uint8(find_images(x)) for x in (self.images_a, self.images_b)]
         for index in indices:
-            lines = find_correspondences(self.matrix(index), num_lines, each_once=True)
+            lines = find_correspondences(
+                self.matrix(index), num_lines, each_once=True, fields=self.fields
+            )
             pictures.append(
                 draw_pair(
-                    images_a[index],
-                    images_b[index],
+                    images[0][index],
+                    images[1][index],
                     self.heatmaps_a[index],
                     self.heatmaps_b[index],
                     lines,
@@ -226,29 +233,31 @@ def explain_pair(
         for images in (images_a, images_b)
     ]
     sides = [reader.read_all(source, verbose) for source in sources]
-    a, b = sides = _match_sides(
-        sides,
-        [x.num_images or len(y.rows) for x, y in zip(sources, sides, strict=True)],
-    )
+    numbers = [x.num_images or len(y.rows) for x, y in zip(sources, sides, strict=True)]
+    a, b = sides = _match_sides(sides, numbers)
     units = [divide_by_length(x.embeddings, x.embeddings) for x in sides]
     shares = [divide_by_length(x.values, x.embeddings) for x in sides]
     signed = [project(shares[0], units[1]), project(shares[1], units[0])]
-    sizes = [np.shape(find_images(x.images))[1:3] if resize else None for x in sides]
-    matrices = (compare_positions(x, y) for x, y in zip(*shares, strict=True))
-    pairs = [
-        (
-            find_correspondences(matrix, num_correspondences),
-            find_correspondences(matrix, num_correspondences, sign=-1),
+    finish_a, finish_b = (
+        functools.partial(
+            finish_maps,
+            size=np.shape(find_images(x.images))[1:3] if resize else None,
+            normalize=normalize,
+            field=x.field,
         )
-        for matrix in matrices
-    ]
+        for x in sides
+    )
+    find = functools.partial(
+        find_correspondences, number=num_correspondences, fields=(a.field, b.field)
+    )
+    pairs = [(find(x), find(x, sign=-1)) for x in map(compare_positions, *shares)]
     correspondences, oppositions = zip(*pairs, strict=True)
     return PairExplanation(
         similarity=np.sum(units[0] * units[1], axis=1),
-        heatmaps_a=finish_maps(signed[0], sizes[0], normalize),
-        heatmaps_b=finish_maps(signed[1], sizes[1], normalize),
-        against_a=finish_maps(-signed[0], sizes[0], normalize),
-        against_b=finish_maps(-signed[1], sizes[1], normalize),
+        heatmaps_a=finish_a(signed[0]),
+        heatmaps_b=finish_b(signed[1]),
+        against_a=finish_a(-signed[0]),
+        against_b=finish_b(-signed[1]),
         signed_a=signed[0],
         signed_b=signed[1],
         correspondences=stack_correspondences(list(correspondences)),
@@ -259,17 +268,8 @@ def explain_pair(
         images_a=a.images,
         images_b=b.images,
         rows=a.rows,
+        fields=(a.field, b.field),
     )
-
-
-def check_finite(name: str, embeddings: np.ndarray) -> None:
-    """Raise a ValueError where embeddings hold NaN or infinity."""
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"The embeddings of `{name}` must be finite. Those of these rows hold NaN "
-            f"or infinity: {bad[:20].tolist()}"
-        )
 
 
 def _match_sides(sides: list[Contributions], numbers: list[int]) -> list[Contributions]:

@@ -14,6 +14,7 @@ from keras_embcam.running.data_set_elements import check_finite, read_elements
 from keras_embcam.running.example_entries import KEYS, describe_unused, name_entries
 from keras_embcam.running.example_inputs import ModelInputs, list_fit_inputs
 from keras_embcam.running.example_names import find_name_key
+from keras_embcam.running.example_order import OrderCheck
 from keras_embcam.running.example_sizes import check_lengths, check_masks, check_sizes
 from keras_embcam.running.example_values import (
     LabelNumbers,
@@ -40,8 +41,7 @@ class ExampleStream:
     * "segmentation_mask" (n, H, W) or (n, H, W, 1);
     * the other inputs of the model, and the entry of `name_key`.
 
-    All but "image" are there only where the examples have them. Memory does not grow
-    with the number of examples, but for one number for each class.
+    All but "image" are there only where the examples have them. Memory hardly grows.
 
     Args:
         examples: an array of images, ``(images, labels)``, a dict of arrays, a
@@ -96,6 +96,7 @@ class ExampleStream:
         self._strict = strict
         self._name = name
         self._labels = LabelNumbers()
+        self._order = OrderCheck(name)
         self._model: keras.Model | None = None
         self._inputs: ModelInputs | None = None
         self.skipped: list[str] = []
@@ -154,12 +155,13 @@ class ExampleStream:
         """Yield batches, in order.
 
         Raises:
-            ValueError: where no example is left, for images that do not fit the
-                model, and, if strict, for one that cannot be read.
+            ValueError: where no example is left, for another order than before, images
+                that do not fit the model, and, if strict, one that cannot be read.
         """
         self.skipped = []
         num_seen = 0
-        for raw in self._slices() if self._dataset is None else self._elements():
+        read = self._slices if self._dataset is None else self._elements
+        for raw in self._order.follow(read()):
             batch = self._finish(raw, num_seen)
             if len(batch["image"]):
                 num_seen += len(batch["image"])
@@ -189,10 +191,9 @@ class ExampleStream:
             if len(places) == len(wanted):
                 break
         if len(places) < len(wanted):
-            missing = sorted(set(wanted.tolist()) - set(places))
             raise ValueError(
                 f"`{self._name}` has {start} examples, numbered from 0. Received the "
-                f"numbers {missing}"
+                f"numbers {sorted({*wanted.tolist()}.difference(places))}"
             )
         order = [places.index(index) for index in indices]
         return {key: x[order] for key, x in join_examples(parts).items()}

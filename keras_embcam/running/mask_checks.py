@@ -1,9 +1,13 @@
 """Whether the masks of a set have the value that is said to be the object."""
 
+import warnings
+
 import numpy as np
 
 # Values named in a message.
 NUM_NAMED = 20
+# Of each image: objects that cover so much of it tell nothing about maps.
+LARGEST_SHARE = 0.99
 
 
 class MaskCheck:
@@ -28,14 +32,25 @@ mask_foreground=7 and masks with the values [0, 255]. Pass one of them.
         self._foreground = foreground
         self._name = name
         self._values: set[int] = set()
+        self._smallest: float | None = None
 
     def update(self, masks: np.ndarray) -> None:
-        """Add a batch."""
+        """Add a batch.
+
+        Args:
+            masks: (n, H, W), bool or integers.
+        """
+        value = True if self._foreground is None else self._foreground
+        shares = np.mean(np.equal(masks, value), axis=(1, 2))
+        known = 1.0 if self._smallest is None else self._smallest
+        self._smallest = float(shares.min(initial=known))
         if self._foreground is not None and self._foreground not in self._values:
             self._values.update(np.unique(masks).tolist())
 
     def finish(self) -> None:
         """Check what was seen.
+
+        Warns where the object covers all of each image.
 
         Raises:
             ValueError: where there are masks and none has the value.
@@ -49,4 +64,17 @@ mask_foreground=7 and masks with the values [0, 255]. Pass one of them.
                 f"No mask of `{self._name}` has the value of the object. Received: "
                 f"mask_foreground={self._foreground!r} and masks with the values "
                 f"{named}. Pass one of them."
+            )
+        if self._smallest is not None and self._smallest > LARGEST_SHARE:
+            advice = (
+                "Bool masks that were made of trimaps (1, 2, 3) are all True: pass the "
+                "trimaps themselves with `mask_foreground=1`"
+                if self._foreground is None
+                else f"Received mask_foreground={self._foreground!r}: pass another one"
+            )
+            warnings.warn(
+                f"The masks of `{self._name}` say that the object covers the whole of "
+                "each image, so the heatmap ratio is 1.000 whatever the heatmaps are. "
+                f"{advice}, or leave the masks out.",
+                stacklevel=3,
             )

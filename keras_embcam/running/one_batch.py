@@ -16,6 +16,7 @@ from keras_embcam.heatmaps import (
 )
 from keras_embcam.method import Method
 from keras_embcam.network.noise_images import find_images
+from keras_embcam.network.places import WHOLE
 from keras_embcam.network.recorded import Recording
 from keras_embcam.network.view import ModelView
 from keras_embcam.presets import LayerFusion
@@ -103,14 +104,14 @@ def resize_to_images(view: ModelView, heatmaps: Tensor, images: Any) -> Tensor:
         ValueError: where it is not known which part of the images the network saw.
     """
     pixels = view.images_of(images)
-    field = view.fronts.field(tuple(pixels.shape[1:3]))
+    field = view.places.field(tuple(pixels.shape[1:3]))
     return resize_heatmaps(heatmaps, ops.shape(pixels)[1:3], field)
 
 
 def fields_of(view: ModelView, images: Any) -> Tensor:
-    """Return what each map shows of its image, (n, 4), to resize it outside a graph.
+    """Return what each map shows of its image, (n, 8), to resize it outside a graph.
 
-    As `resize_heatmaps` takes it, with (0, 0, 1, 1) for the whole image.
+    As `resize_heatmaps` takes it, with (0, 0, 1, 1) twice for the whole image.
 
     Raises:
         ValueError: as in `resize_to_images`, or where the heat lies on other images
@@ -123,14 +124,18 @@ def fields_of(view: ModelView, images: Any) -> Tensor:
             "`keras.Model([b, a], model([a, b]))`."
         )
     pixels = find_images(images)
-    field = view.fronts.field(tuple(pixels.shape[1:3])) or (0.0, 0.0, 1.0, 1.0)
-    return ops.broadcast_to(ops.convert_to_tensor(field), (ops.shape(pixels)[0], 4))
+    field = view.places.field(tuple(pixels.shape[1:3])) or WHOLE
+    if len(field) == 4:
+        field = (*field, *field)
+    return ops.broadcast_to(ops.convert_to_tensor(field), (ops.shape(pixels)[0], 8))
 
 
 def read_field(fields: np.ndarray) -> tuple | None:
     """Return what `fields_of` found as `resize_heatmaps` takes it."""
     field = tuple(fields[0].tolist())
-    return None if field == (0.0, 0.0, 1.0, 1.0) else field
+    if field[:4] == field[4:]:
+        field = field[:4]
+    return None if field == WHOLE else field
 
 
 def resolve_proxies(view: ModelView, recording: Recording, proxies: Any) -> Tensor:
@@ -201,7 +206,8 @@ def compute_heatmaps(
             )
         ]
         if isinstance(weighting, LayerFusion):
-            combined = weighting.combine(activations, gradients)
+            frames = {"frames": recording.frames} if weighting.uses_frames else {}
+            combined = weighting.combine(activations, gradients, **frames)
             return combined if recording.place is None else recording.place(combined)
         maps = [
             _explain_layer(*layer, weighting, top_channels)
@@ -209,7 +215,8 @@ def compute_heatmaps(
         ]
         if len(maps) == 1:
             return maps[0]
-        return add_heatmaps(maps) if recording.adds_up else fuse_heatmaps(maps)
+        join = add_heatmaps if recording.adds_up else fuse_heatmaps
+        return join(maps, recording.frames)
 
     if len(proxies.shape) == 2:
         return explain_one(proxies)
