@@ -103,7 +103,8 @@ class ValidationRun:
         self.num_examples = 0
         uniform: dict[str, list[np.ndarray]] = {}
         boxes = BoxCheck(self._objects.bounding_box_format, "validation_examples")
-        masks = MaskCheck(self._objects.mask_foreground, "validation_examples")
+        values = self._objects.mask_foreground, self._objects.mask_ignored
+        masks = MaskCheck(values[0], "validation_examples", values[1])
         for batch in self._stream:
             images = batch["image"]
             inputs = self._stream.inputs_of(batch)

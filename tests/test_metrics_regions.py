@@ -34,6 +34,11 @@ def place(boxes, bounding_box_format: str = "xyxy") -> np.ndarray:
     return np.asarray(place_boxes(boxes, bounding_box_format, HEATMAPS))
 
 
+def test_a_format_of_another_name() -> None:
+    with pytest.raises(ValueError, match="Received: 'coco'. COCO .* as \"xywh\""):
+        place([NO_BOX], "coco")
+
+
 def test_the_examples_run() -> None:
     results = doctest.testmod(module)
     assert results.attempted and not results.failed

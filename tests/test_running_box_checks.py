@@ -1,10 +1,12 @@
 """Boxes that cannot be what their format says."""
 
 import doctest
+import re
 import warnings
 
 import numpy as np
 import pytest
+from keras.utils.bounding_boxes import convert_format
 
 from keras_embcam.running import box_checks, mask_checks
 from keras_embcam.running.box_checks import BoxCheck
@@ -76,8 +78,60 @@ def test_some_boxes_without_an_area_are_a_warning():
 
 
 def test_boxes_of_larger_images_are_a_warning():
-    with pytest.warns(UserWarning, match="images of another size.* 64 x 32"):
+    with pytest.warns(UserWarning, match=" 64 x 32.*images of another size"):
         finish(np.float32([[[10, 10, 200, 100]], [[0, 0, 20, 20]]]), "yxyx")
+
+
+@pytest.mark.parametrize(
+    ("stated", "meant", "named"),
+    [
+        ("xyxy", "xywh", "xyxy"),
+        ("rel_xyxy", "rel_xywh", "rel_xyxy"),
+        ("yxyx", "center_yxhw", "yxyx"),
+        ("rel_center_xywh", "rel_xywh", "rel_center_xywh"),
+        ("rel_xywh", "rel_center_xywh", "rel_xywh"),
+    ],
+)
+def test_boxes_of_another_format_reach_outside(stated, meant, named):
+    corners = np.float32([[[30, 10, 60, 30]], [[2, 3, 40, 25]], [[20, 8, 62, 31]]])
+    boxes = convert_format(corners, "xyxy", stated, height=SIZE[1], width=SIZE[0])
+    with pytest.warns(
+        UserWarning, match=f"outside their images.*Did you mean .*='{named}'"
+    ):
+        finish(boxes, meant, SIZE[::-1])
+
+
+@pytest.mark.parametrize("bounding_box_format", ["xywh", "center_xywh"])
+def test_corners_of_larger_images_are_a_warning(bounding_box_format):
+    # No value is far above a side of the image.
+    corners = np.float32([[[10, 20, 80, 90]], [[30, 20, 90, 88]], [[5, 6, 30, 40]]])
+    boxes = convert_format(corners, "xyxy", bounding_box_format)
+    with pytest.warns(UserWarning, match="2 of 3 boxes .* images of another size"):
+        finish(boxes, bounding_box_format, (60, 60))
+
+
+def test_a_few_boxes_may_reach_outside(recwarn):
+    boxes = np.tile(RELATIVE, (5, 1, 1))
+    boxes[1, 0, 2:] = 1.2
+    finish(boxes, "rel_yxyx")
+    assert not recwarn
+
+
+@pytest.mark.parametrize("odd", [np.nan, 0.4])
+def test_boxes_that_are_no_boxes_are_a_warning(odd):
+    boxes = np.concatenate([RELATIVE, np.full((1, 1, 4), odd)])
+    with pytest.warns(UserWarning, match="1 of 3 boxes .* do not count"):
+        finish(boxes, "rel_yxyx")
+
+
+def test_rows_of_nan_beside_a_box_are_padding(recwarn):
+    finish(np.concatenate([RELATIVE, np.full((2, 1, 4), np.nan)], 1), "rel_yxyx")
+    assert not recwarn
+
+
+def test_boxes_of_nan_alone():
+    with pytest.raises(ValueError, match="No box .* values not finite"):
+        finish(np.full((2, 1, 4), np.nan), "rel_yxyx")
 
 
 def test_no_box_at_all():
@@ -122,9 +176,38 @@ def test_objects_that_cover_every_image_are_told():
         every.finish()
     # One image whose object is smaller is enough, as are trimaps themselves.
     check.update(trimaps > 1)
-    other = MaskCheck(1, "examples")
+    other = MaskCheck(1, "examples", 3)
     other.update(trimaps)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check.finish()
         other.finish()
+
+
+@pytest.mark.parametrize(
+    ("values", "foreground", "ignored", "further"),
+    [
+        ([0, 1, 255], 1, None, "background: \\[255\\]. .* mask_ignored=255"),
+        ([1, 2, 3], 1, None, "background: \\[3\\]. .* mask_ignored=3"),
+        ([0, 80, 160, 255], 255, None, "background: \\[80, 160\\]. .* nearest value"),
+        ([0, 1, 255], 1, 255, None),
+        ([1, 2], 1, None, None),
+    ],
+)
+def test_masks_with_further_values(values, foreground, ignored, further, recwarn):
+    check = MaskCheck(foreground, "examples", ignored)
+    for value in values:
+        check.update(np.full((1, 2, 2), value, "uint8"))
+    check.finish()
+    assert len(recwarn) == bool(further)
+    if further:
+        assert re.search(further, str(recwarn[0].message))
+
+
+def test_bool_masks_without_an_object():
+    check = MaskCheck(None, "examples")
+    check.update(np.zeros((2, 3, 3), bool))
+    with pytest.raises(ValueError, match="all False. Leave out"):
+        check.finish()
+    check.update(np.ones((1, 3, 3), bool))
+    check.finish()

@@ -365,6 +365,14 @@ def test_boxes_in_a_dict_as_keras_has_them() -> None:
         ExampleStream({"image": IMAGES[:3], "bbox": boxes})
 
 
+def test_masked_arrays_are_refused() -> None:
+    masks = np.ma.masked_equal(np.eye(8, dtype="uint8")[None].repeat(3, 0), 0)
+    entries = {"image": IMAGES[:3], "segmentation_mask": masks}
+    with pytest.raises(ValueError, match=r"plain array as 'segmentation_m.*filled"):
+        ExampleStream(entries)
+    ExampleStream({"image": IMAGES[:3], "segmentation_mask": np.ma.array(masks.data)})
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -386,6 +394,7 @@ def test_labels_that_are_none(labels, message) -> None:
         (np.zeros((3, 5)), r"\(n, m, 4\).*\(3, 1, 5\)"),
         ([np.zeros((1, 4)), np.zeros((2, 3)), []], r"an array \(m, 4\).*\(2, 3\)"),
         ([["a"], [], []], "an array .*of numbers.*'a'"),
+        ([{"bbox": [0, 0, 1, 1]}] * 3, "an array .*of numbers.*'bbox': "),
     ],
 )
 def test_boxes_that_are_none(boxes, message) -> None:

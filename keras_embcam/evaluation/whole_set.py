@@ -95,7 +95,9 @@ def gather_figures(
     num_images = 0
     labels: list[np.ndarray] = []
     boxes = BoxCheck(context.objects.bounding_box_format, "examples")
-    masks = MaskCheck(context.objects.mask_foreground, "examples")
+    masks = MaskCheck(
+        context.objects.mask_foreground, "examples", context.objects.mask_ignored
+    )
     for batch in context.stream:
         images = batch["image"]
         if "bbox" in batch:

@@ -13,6 +13,10 @@ from keras import ops
 from keras.utils import bounding_boxes
 
 Tensor = Any
+FORMATS = (
+    *("yxyx", "xyxy", "xywh", "center_xywh", "center_yxhw"),
+    *("rel_yxyx", "rel_xyxy", "rel_xywh", "rel_center_xywh"),
+)
 
 
 def check_heatmaps(heatmaps: Tensor) -> Tensor:
@@ -62,7 +66,7 @@ def place_boxes(boxes: Tensor, bounding_box_format: str, heatmaps: Tensor) -> Te
 
     Raises:
         ValueError: for other shapes, for a number of images that differs from the
-            number of maps, and (by Keras) for an unknown format.
+            number of maps, and for an unknown format.
 
     Example:
 
@@ -87,6 +91,12 @@ def place_boxes(boxes: Tensor, bounding_box_format: str, heatmaps: Tensor) -> Te
     # Relative boxes are converted in the unit square and then enlarged, because Keras
     # before 3.15 takes height for width in "rel_center_xywh".
     source = bounding_box_format.lower()
+    if source.removeprefix("rel_") not in FORMATS:
+        raise ValueError(
+            f"`bounding_box_format` must be one of {', '.join(FORMATS)}. Received: "
+            f'{bounding_box_format!r}. COCO states boxes as "xywh", Pascal VOC as '
+            '"xyxy", YOLO as "rel_center_xywh".'
+        )
     boxes = bounding_boxes.convert_format(boxes, source.removeprefix("rel_"), "xyxy")
     if len(shape) == 2:
         boxes = boxes[:, None]

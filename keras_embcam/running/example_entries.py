@@ -45,7 +45,8 @@ def name_entries(element: Any, name: str) -> dict[str, Any]:
 
     Raises:
         TypeError: for anything else than the above.
-        ValueError: where nothing is the image, or an entry of `KEYS` is a dict.
+        ValueError: where nothing is the image, or an entry of `KEYS` is a dict or has
+            masked values.
 
     Example:
 
@@ -84,6 +85,12 @@ def name_entries(element: Any, name: str) -> dict[str, Any]:
                 f"`{name}` must hold one array as {key!r}. Received a dict with "
                 f"{inner}. Lift the one that is meant, for example "
                 f'{key!r}: x["{key}"]["{inner[0] if inner else key}"].'
+            )
+        if np.ma.is_masked(entries.get(key)):
+            raise ValueError(
+                f"`{name}` must hold a plain array as {key!r}: of a masked one, what "
+                "is masked would be read like the rest. Received a masked array. Pass "
+                "x.filled(255) of it, for masks with `mask_ignored=255`."
             )
     return entries
 

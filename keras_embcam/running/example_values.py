@@ -142,10 +142,10 @@ def pad_boxes(boxes: Any, num_images: int) -> np.ndarray:
 def _pad_rows(rows: Sequence[Any]) -> np.ndarray:
     try:
         arrays = [np.asarray(row, "float32") for row in rows]
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(
             '"bbox" must hold an array (m, 4) of numbers for each image. Received: '
-            f"{rows[:3]!r}"
+            f"{rows[:3]!r:.300}"
         ) from error
     wrong = [x.shape for x in arrays if x.size and (x.shape[-1] != 4 or x.ndim > 2)]
     if wrong:
