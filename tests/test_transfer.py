@@ -62,7 +62,7 @@ def densify(database) -> np.ndarray:
     return dense
 
 
-@pytest.mark.parametrize("name", ["database", "weight_table"])
+@pytest.mark.parametrize("name", ["database", "fitted_model", "weight_table"])
 def test_the_examples_run(name) -> None:
     module = importlib.import_module(f"keras_embcam.transfer.{name}")
     results = doctest.testmod(module)

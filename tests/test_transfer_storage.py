@@ -185,6 +185,11 @@ def test_arrays_or_settings_that_are_missing(path) -> None:
     refuse(path, "missing 1 required .* 'conv_layer'")
 
 
+def test_a_file_of_a_version_that_did_not_know_its_model(path) -> None:
+    replace(path, weight_hashes=None)
+    assert not len(GradWeightDatabase.load(path).weight_hashes)
+
+
 class Payload:
     """Runs code where it is unpickled."""
 

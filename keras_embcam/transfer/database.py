@@ -10,11 +10,11 @@ import numpy as np
 
 from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
-from keras_embcam.network.trial_run import list_operations
 from keras_embcam.proxies.triplet_draws import Loss, TripletDraws, check_triplet_labels
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.transfer import fitting
+from keras_embcam.transfer.fitted_model import check_same_model, hash_weights
 from keras_embcam.transfer.lent_heatmaps import (
     TransferExplanation,
     explain_batch,
@@ -48,6 +48,7 @@ class GradWeightDatabase(GradWeightTable):
         left_out: positions of the training images without an active triplet, which
             have no entry. Row i of the database is the i-th of the other images; rows
             from `compress` are centres of clusters instead.
+        weight_hashes: of the model's weights, by which it is known again; may be empty.
 
     Raises:
         ValueError: for arrays that do not belong together.
@@ -80,6 +81,7 @@ class GradWeightDatabase(GradWeightTable):
     margin: float | None
     sign: int
     left_out: np.ndarray
+    weight_hashes: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def fit(
@@ -173,6 +175,7 @@ class GradWeightDatabase(GradWeightTable):
         fitted = fitting.fit_weights(model, source, draws, method)
         return cls(
             **fitted._asdict(),
+            weight_hashes=hash_weights(model),
             embedding_layer=method.embedding_layer,
             weighting=str(getattr(weighting, "__name__", weighting)),
             num_triplets=int(num_triplets),
@@ -264,11 +267,7 @@ class GradWeightDatabase(GradWeightTable):
         """
         check_model(model)
         self.check_search(num_neighbors, search)
-        if self.conv_layer not in list_operations(model):
-            raise ValueError(
-                f"The database holds weights of the layer {self.conv_layer!r}, which "
-                "this model does not have. Pass the model that it was fitted with."
-            )
+        check_same_model(model, self.conv_layer, self.weight_hashes)
         method = Method(
             conv_layer=self.conv_layer,
             embedding_layer=self.embedding_layer,
@@ -285,6 +284,9 @@ class GradWeightDatabase(GradWeightTable):
         """Write the database to a file, an npz archive without pickle.
 
         The path is used as it is. What is there is replaced as a whole.
+
+        Raises:
+            ValueError: where there is no such folder.
         """
         write_file(path, self)
 

@@ -21,8 +21,16 @@ def write_file(path: str | Path, database: Any) -> None:
         path: of the file, used as it is.
         database: a dataclass of arrays, and of numbers, strings and None, which are
             kept as JSON.
+
+    Raises:
+        ValueError: where the folder of the file is missing.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"`path` must lie in a folder that exists. Received: {str(path)!r}, where "
+            f"{str(path.parent)!r} is none. Make that folder first, or pass another."
+        )
     settings: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for field in dataclasses.fields(database):
@@ -55,8 +63,10 @@ def read_file(path: str | Path, make: type) -> Any:
     path = Path(path)
     fields = dataclasses.fields(make)
     names = {field.name for field in fields if field.type is np.ndarray}
+    # What files of earlier versions lack.
+    optional = {x.name for x in fields if x.default_factory is not dataclasses.MISSING}
     try:
-        settings, arrays = _read_archive(path, names)
+        settings, arrays = _read_archive(path, names, optional)
         return make(**settings, **arrays)
     except Exception as error:  # a damaged archive fails in many ways
         reason = str(error) or type(error).__name__
@@ -66,7 +76,7 @@ def read_file(path: str | Path, make: type) -> Any:
 
 
 def _read_archive(
-    path: Path, names: set[str]
+    path: Path, names: set[str], optional: set[str]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if not path.is_file():
         raise ValueError("there is no such file.")
@@ -83,10 +93,11 @@ def _read_archive(
                 f"it has the version {header.get('version')!r}, and this is written "
                 f"to read version {VERSION}. Fit the database again."
             )
-        missing = names.difference(archive.files)
+        missing = names.difference(archive.files, optional)
         if missing:
             raise ValueError(f"it lacks {sorted(missing)}.")
-        return header["settings"], {name: archive[name] for name in names}
+        kept = names.intersection(archive.files)
+        return header["settings"], {name: archive[name] for name in kept}
 
 
 def _read_header(archive: Any) -> dict[str, Any]:
