@@ -1,16 +1,20 @@
 """Tests of keras_embcam.running.image_files, against Pillow and OpenCV."""
 
 import io
+import warnings
 from pathlib import Path
 
 import cv2
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps, features
 
 from keras_embcam.running import image_files
+from keras_embcam.running.image_batches import ImageSource
 from keras_embcam.running.image_files import decode_image, list_files, read_image
+from keras_embcam.running.picture_reader import has_transparent_parts
 
 
 def make_picture(height: int = 24, width: int = 32) -> np.ndarray:
@@ -34,6 +38,36 @@ def write_image(path: Path, image: np.ndarray) -> Path:
     path.parent.mkdir(exist_ok=True, parents=True)
     assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
     return path
+
+
+def test_transparent_parts_are_said(tmp_path) -> None:
+    """Their hidden colours are what a network sees that Keras loads images for."""
+    alpha = np.full((24, 32, 1), 255, "uint8")
+    clear = np.concatenate([make_picture(), alpha], axis=-1)
+    alpha[12:] = 0
+    hidden = np.concatenate([make_picture(), alpha], axis=-1)
+    paths = [tmp_path / f"{name}.png" for name in ("clear", "hidden", "palette")]
+    paths[0].write_bytes(encode(clear, "PNG"))
+    paths[1].write_bytes(encode(hidden, "PNG"))
+    Image.new("P", (8, 8), 0).save(paths[2], transparency=0)
+    grey = Image.new("L", (8, 8))
+    pictures = [*paths, Image.fromarray(hidden), grey]
+    assert list(map(has_transparent_parts, pictures)) == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    inputs = keras.Input((8, 8, 3))
+    source = ImageSource(pictures, keras.Model(inputs, inputs), 2)
+    with pytest.warns(UserWarning, match="3 of 5 images .*hidden.png; .*; RGBA image"):
+        (*_, last) = source
+    assert last.start == 4
+    model = keras.Model(four := keras.Input((8, 8, 4)), four)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(ImageSource(pictures[:1] + pictures[3:4], model, 1))) == 2
 
 
 # Formats

@@ -1,6 +1,5 @@
 """Batches of images from whatever a person has: arrays, files, pictures, data sets."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -19,18 +18,11 @@ from keras_embcam.network.inputs import (
     name_inputs,
 )
 from keras_embcam.running.data_set_elements import check_finite
-from keras_embcam.running.image_files import (
-    check_image_size,
-    list_files,
-    picture_to_array,
-    read_image,
-    resize_image,
-)
+from keras_embcam.running.image_files import check_image_size, list_files
+from keras_embcam.running.picture_reader import PictureReader
 from keras_embcam.running.preprocessing import get_preprocessing
 from keras_embcam.running.sized_batches import batch_by_size
 from keras_embcam.whole_numbers import check_integer
-
-NUM_NAMED = 10
 
 
 class Batch(NamedTuple):
@@ -190,22 +182,10 @@ class ImageSource:
         )
         size = self._image_size or ((height, width) if height and width else None)
         takes_integers = declared is not None and "int" in declared.dtype
-        skipped: list[str] = []
-
-        def read(picture: Any) -> np.ndarray | None:
-            try:
-                if isinstance(picture, Path):
-                    return read_image(picture, channels or 3, size)
-                return resize_image(picture_to_array(picture, channels or 3), size)
-            except ValueError as error:
-                if self._strict:
-                    raise
-                skipped.append(str(error).removeprefix("Cannot read the image "))
-                return None
-
+        reader = PictureReader(channels or 3, size, self._strict)
         for start in range(0, len(self._images), self._batch_size):
             pictures = self._images[start : start + self._batch_size]
-            numbered = enumerate(map(read, pictures), start)
+            numbered = enumerate(map(reader.read, pictures), start)
             for shape, group in groupby(numbered, lambda x: getattr(x[1], "shape", 0)):
                 if not shape:
                     continue  # those that could not be read
@@ -218,17 +198,7 @@ class ImageSource:
                     files=files if _is_list_of(files, (Path,)) else None,
                     start=numbers[0],
                 )
-        if skipped:
-            named = "; ".join(skipped[:NUM_NAMED])
-            if len(skipped) > NUM_NAMED:
-                named += f"; and {len(skipped) - NUM_NAMED} more"
-            if len(skipped) == len(self._images):
-                raise ValueError(f"Cannot read any of the images: {named}")
-            warnings.warn(
-                f"{len(skipped)} of {len(self._images)} images cannot be read and are "
-                f"left out (`strict=True` makes that an error): {named}",
-                stacklevel=3,
-            )
+        reader.finish(len(self._images))
 
     def _read_dataset(self) -> Iterator[Batch]:
         is_read = callable(self._images)  # a data set is not
