@@ -535,7 +535,7 @@ class TestBegunBefore:
 
     def test_other_weights_are_refused(self, folder, photographs, tmp_path) -> None:
         make_model().save(tmp_path / "other.keras")
-        with pytest.raises(ValueError, match="other options: model was"):
+        with pytest.raises(ValueError, match="options: the file of the model has"):
             explain_catalogue(
                 tmp_path / "other.keras", photographs, folder, images_per_part=2
             )

@@ -1,6 +1,9 @@
 """The command embcam neighbors, run as a person does."""
 
+import re
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_embcam.cli import main
+from keras_embcam.cli import main, neighbors
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +58,15 @@ def test_pictures_and_what_is_right(folder, tmp_path, capsys):
     assert line.count("right") + line.count("wrong") == 3
     right = "1" if " right" in line.split(",")[0] else "0"
     assert lines[-1] == (
-        f"1 queries, {right} of them with a right first match: see {written.parent}"
+        f"1 queries, the first match right for {right} of the 1 whose class has "
+        f"another image (copies of a query do not count): see {written.parent}"
     )
 
 
 def test_all_images_of_the_gallery(folder, tmp_path, capsys):
     assert run(folder, "--k", 1, "--out", tmp_path) == 0
     assert len(list(tmp_path.iterdir())) == 8
-    num_right = int(capsys.readouterr().out.splitlines()[-1].split()[2])
+    num_right = int(capsys.readouterr().out.splitlines()[-1].split()[7])
     assert run(folder, "--k", 1, "--only-errors", "--out", tmp_path / "wrong") == 0
     assert len(list((tmp_path / "wrong").iterdir())) == 8 - num_right
     assert capsys.readouterr().out.splitlines()[-1] == (
@@ -75,6 +79,7 @@ def test_without_classes_nothing_is_right(folder, tmp_path, capsys):
     assert run(folder, "--query", query, "--k", 2, "--out", tmp_path) == 0
     printed = capsys.readouterr().out
     assert "right" not in printed and "wrong" not in printed
+    assert "Without classes: queries must lie" in printed
     assert run(folder, "--query", query, "--only-errors", "--out", tmp_path) == 2
     assert "--only-errors needs classes" in capsys.readouterr().err
 
@@ -137,3 +142,29 @@ def test_a_model_with_code_of_ones_own_belongs_into_python(folder, tmp_path, cap
     path.write_bytes(b"no model")  # another reason: Keras's own words
     assert main(["neighbors", str(path), str(folder / "gallery")]) == 2
     assert "by itself" not in capsys.readouterr().err
+
+
+def test_the_share_of_right_matches_is_recall_at_1():
+    class_of_one = SimpleNamespace(
+        queries=np.arange(3),
+        is_right=np.array([[True], [False], [False]]),
+        best_right=np.array([1, 0, -1]),
+    )
+    options = SimpleNamespace(only_errors=False, out="out")
+    assert "right for 1 of the 2 whose" in neighbors._summarize(class_of_one, options)
+
+
+@pytest.mark.parametrize(
+    ("gallery", "query", "reason"),
+    [
+        (["a/1.png", "b/1.png", "1.png"], "a/1.png", "1 of 3 lie beside .*1.png"),
+        (["a/img/1.png", "b/img/1.png"], "a/img/1.png", "folders of the name 'img'"),
+        (["a/1.png", "b/1.png"], "c/1.png", "'c' is none of them"),
+        (["1.png", "2.png"], "1.png", "^$"),
+    ],
+)
+def test_why_there_are_no_labels(gallery, query, reason):
+    root = Path("gallery")
+    paths = [root / name for name in gallery]
+    *labels, text = neighbors._read_labels(root, [root / query], paths)
+    assert labels == [None, None] and re.search(reason, text)

@@ -125,3 +125,10 @@ def test_labels_that_are_no_numbers_of_classes_are_refused() -> None:
         labels[0] = largest
         with pytest.raises(ValueError, match=f"Received {largest} .* np.unique"):
             class_mean(embeddings, labels)
+
+
+def test_embeddings_that_cancel_each_other_are_said() -> None:
+    embeddings = np.float32([[3, 1], [-3, -1], [0, 2]])
+    with pytest.warns(UserWarning, match=r"classes \[0\] have the mean zero"):
+        means = class_mean(embeddings, [0, 0, 1])
+    assert means.tolist() == [[0, 0], [0, 1]]

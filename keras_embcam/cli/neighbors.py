@@ -79,11 +79,13 @@ def run(options: argparse.Namespace) -> None:
     queries = gallery
     if options.query is not None:
         queries = [path for given in options.query for path in list_files(given)]
-    labels, gallery_labels = _read_labels(options.gallery, queries, gallery)
+    labels, gallery_labels, reason = _read_labels(options.gallery, queries, gallery)
+    if reason:
+        print(f"Without classes: {reason}")
     if options.only_errors and labels is None:
         raise ValueError(
             "--only-errors needs classes: a gallery with a folder for each, and "
-            "queries in folders of the same names."
+            f"queries in folders of the same names. {reason}".rstrip()
         )
     model = load_model(options.model)
     found = explain_neighbors(
@@ -118,13 +120,35 @@ def run(options: argparse.Namespace) -> None:
 
 def _read_labels(
     folder: Path, queries: list[Path], gallery: list[Path]
-) -> tuple[list[str] | None, list[str] | None]:
-    """Return the names of the folders of queries and gallery where they are classes."""
+) -> tuple[list[str] | None, list[str] | None, str]:
+    """Return the names of the folders of queries and gallery where they are classes.
+
+    Else why they are not, for a gallery that has folders.
+    """
     classes = {path.parent.name for path in gallery}
-    is_sorted = len(classes) > 1 and not any(path.parent == folder for path in gallery)
-    if not is_sorted or any(path.parent.name not in classes for path in queries):
-        return None, None
-    return [x.parent.name for x in queries], [x.parent.name for x in gallery]
+    stray = [path for path in gallery if path.parent == folder]
+    others = [path for path in queries if path.parent.name not in classes]
+    reason = ""
+    if stray and len(stray) < len(gallery):
+        reason = (
+            f"images must lie in folders, one for each class, and {len(stray)} of "
+            f"{len(gallery)} lie beside these ({stray[0]}). Move them."
+        )
+    elif stray:
+        return None, None, ""
+    elif len(classes) == 1:
+        reason = (
+            "images must lie directly in folders named by their classes, and all lie "
+            f"in folders of the name {classes.pop()!r} ({gallery[0]}). Move them."
+        )
+    elif others:
+        reason = (
+            "queries must lie in folders named like the gallery's, and "
+            f"{others[0].parent.name!r} is none of them ({others[0]})."
+        )
+    if reason:
+        return None, None, reason
+    return [x.parent.name for x in queries], [x.parent.name for x in gallery], ""
 
 
 def _name(path: Path, labels: list[str] | None) -> str:
@@ -138,7 +162,13 @@ def _summarize(found: Any, options: argparse.Namespace) -> str:
         return f"{num_queries} queries with a wrong first match: see {options.out}"
     right = ""
     if found.is_right is not None:
-        right = f", {found.is_right[:, 0].sum()} of them with a right first match"
+        # Like Recall@1: who has nothing to find is no query.
+        can_be_right = found.best_right >= 0
+        num_right = found.is_right[can_be_right, 0].sum()
+        right = (
+            f", the first match right for {num_right} of the {can_be_right.sum()} "
+            "whose class has another image (copies of a query do not count)"
+        )
     return f"{num_queries} queries{right}: see {options.out}"
 
 

@@ -1,5 +1,6 @@
 """Class means: one proxy for each class of a labelled set."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class RunningClassMean:
         Raises:
             ValueError: where there was no image at all.
         """
-        return _unit_rows(self._check_sums(), self.counts)
+        return _unit_rows(self._check_sums(), self.counts, "classes")
 
     def leave_one_out(self, embeddings: Any, labels: Any) -> np.ndarray:
         """Return (n, d), for each image the mean of the other images of its class.
@@ -67,7 +68,7 @@ class RunningClassMean:
         """
         sums = self._check_sums()
         units, labels = self._check(embeddings, labels)
-        return _unit_rows(sums[labels] - units, self.counts[labels] - 1)
+        return _unit_rows(sums[labels] - units, self.counts[labels] - 1, "images")
 
     def _check(self, embeddings: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
         units = ops.convert_to_numpy(single_point(embeddings))
@@ -175,6 +176,17 @@ def _hint(labels: np.ndarray) -> str:
     return ""
 
 
-def _unit_rows(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _unit_rows(sums: np.ndarray, counts: np.ndarray, of_what: str) -> np.ndarray:
+    # Where unit embeddings cancel each other, the rest is rounding of float32.
+    cancel = (counts > 0) & (np.linalg.norm(sums, axis=1) < 1e-6 * counts)
+    if cancel.any():
+        sums = np.where(cancel[:, None], 0, sums)
+        warnings.warn(
+            "A class mean needs embeddings that do not cancel each other. Received: "
+            f"those of the {of_what} {np.flatnonzero(cancel)[:10].tolist()} have the "
+            "mean zero, so heatmaps for it are empty. Pass other proxies for these, "
+            'as with proxy="single_point".',
+            stacklevel=3,
+        )
     units = ops.convert_to_numpy(single_point(sums))
     return np.where(counts[:, None] > 0, units, np.nan).astype("float32")
