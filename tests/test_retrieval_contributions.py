@@ -1,5 +1,7 @@
 """Contributions of positions: against loops worked by hand, and what they sum to."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -117,7 +119,8 @@ def test_a_square_worked_by_hand():
     found = contributions(model, images)
     # The cube, 64: the integral of 3 (4 t)^2 over t is 16, times 1 and 3.
     np.testing.assert_allclose(found.values[0, 0], [[4, 16], [12, 48]], rtol=1e-5)
-    one = contributions(model, images, num_steps=1)
+    with pytest.warns(UserWarning, match="is 0.24 of its length"):
+        one = contributions(model, images, num_steps=1)
     np.testing.assert_allclose(one.values[0, 0], [[4, 12], [12, 36]], rtol=1e-5)
     expected = 16 / np.hypot(16, 64)  # 48 instead of 64
     np.testing.assert_allclose(one.errors, expected, rtol=1e-5)
@@ -261,3 +264,50 @@ def test_a_head_that_only_pools_takes_two_gradients(monkeypatch):
     assert not called
     mixed = contributions(make(pool(), layers.Dense(6)), IMAGES)
     assert called and mixed.num_steps == 0 and mixed.errors.max() < 1e-5
+
+
+def root_mean_square(x):
+    return ops.sqrt(ops.mean(x**2, axis=(1, 2)))
+
+
+def test_a_channel_that_is_all_zero_has_no_gradient_and_adds_nothing():
+    """The length of the channel's activations a: ``a_i^2 / |a|`` at each position."""
+    model = make(layers.Lambda(root_mean_square))
+    kernel, bias = model.layers[0].get_weights()
+    bias[2] = -100
+    model.layers[0].set_weights([kernel, bias])
+    maps = keras.Model(model.inputs, model.layers[0].output).predict(IMAGES, verbose=0)
+    lengths = np.sqrt((maps**2).sum(axis=(1, 2), keepdims=True))
+    expected = maps**2 / np.where(lengths > 0, lengths, 1) / np.sqrt(56)
+    found = contributions(model, IMAGES)
+    assert found.num_steps == 1 and found.errors.max() < 1e-5
+    assert not found.values[..., 2].any()
+    np.testing.assert_allclose(found.values, expected, atol=1e-5)
+
+
+def test_a_head_without_a_value_at_zero_is_refused():
+    model = make(pool(), layers.Lambda(ops.log))
+    model.layers[0].bias.assign(np.ones(6))
+    reader = ContributionReader(model, Method(), None)
+    source = ImageSource(IMAGES, model, 3)
+    for read in (
+        lambda: contributions(model, IMAGES),
+        lambda: reader.project(next(iter(source)), np.ones((3, 1, 6), "float32")),
+    ):
+        with pytest.raises(ValueError, match="for 3 of 3 images. Pass `embedding_la"):
+            read()
+
+
+def test_what_is_not_finite_is_never_complete():
+    model = make(pool(), layers.Dense(4))
+    model.layers[-1].bias.assign([np.nan, 0, 0, 0])
+    assert np.isnan(contributions(model, IMAGES).errors).all()
+
+
+def test_a_warning_of_sums_that_miss_the_embedding():
+    model = make(pool(), layers.Lambda(lambda x: ops.log(x + 1e-6)))
+    with pytest.warns(UserWarning, match=r"error \(`errors`\) is 0.*`num_steps` \(def"):
+        contributions(model, IMAGES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        contributions(model, IMAGES, num_steps=256)

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
 from keras_embcam import contributions, explain, explain_pair
 from keras_embcam.proxies import pair as pair_proxies
-from keras_embcam.retrieval.pair_maps import find_correspondences
+from keras_embcam.retrieval.pair_maps import divide_by_length, find_correspondences
 
 RNG = np.random.default_rng(0)
 A, B = RNG.random((2, 3, 10, 9, 3)).astype("float32")
@@ -228,3 +228,19 @@ def test_pairs_of_files_that_cannot_be_read_are_left_out(tmp_path):
         explain_pair(model, A, B, image_size=(5, 5))
     with pytest.raises(ValueError, match="must hold at least one image"):
         explain_pair(model, A[:0], B[:0])
+
+
+@pytest.mark.parametrize("scale", [1e-28, 1e24])
+def test_lengths_whose_squares_are_no_numbers(scale):
+    """Of float32 they overflow, or vanish."""
+    a, b = (RNG.normal(size=(3, 4)).astype("float32") for _ in range(2))
+    expected = np.sum(a * b, axis=1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    units = [divide_by_length(x, x) for x in (np.float32(scale) * a, b)]
+    np.testing.assert_allclose(np.sum(units[0] * units[1], axis=1), expected, rtol=1e-5)
+
+
+def test_a_warning_of_maps_that_miss_the_cosine():
+    pool = layers.GlobalAveragePooling2D()
+    shrink = layers.Lambda(lambda x: x / (0.1 + ops.sum(x, axis=1, keepdims=True)))
+    with pytest.warns(UserWarning, match="is 0.[0-9]+ of its length, so these maps"):
+        explain_pair(make(pool, shrink), A, B, num_steps=1)

@@ -158,9 +158,10 @@ class ModelView:
         self.fronts = Fronts(model, trial.probe, self.image_size)
         self.fronts.at(self.image_size)  # now, since it must not be in a graph
         first = positions.first
-        self.fronts.check_places(
-            lambda: Locality(model, trial, first).shows_places(first)
-        )
+        if first is not None:
+            self.fronts.check_places(
+                lambda: Locality(model, trial, first).shows_places(first)
+            )
         of_all_branches = isinstance(conv_layer, AllBranches)
         self._adds_up = of_all_branches and not self.makes_tokens
         self._is_list = isinstance(

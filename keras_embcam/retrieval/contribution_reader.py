@@ -10,6 +10,7 @@ from keras import tree
 from keras_embcam.method import Method
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.resizing import Field
+from keras_embcam.retrieval.completeness import check_finite_maps, measure_errors
 from keras_embcam.retrieval.head_functions import (
     find_field,
     integrate_head,
@@ -160,7 +161,8 @@ class ContributionReader:
             differences = np.abs(maps.sum(axis=(2, 3)) - scores)
             lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
             allowed = self._tolerance * lengths * np.linalg.norm(proxies, axis=2)
-            if len(self._tries) == 1 or np.all(differences <= allowed):
+            if self._serves(differences <= allowed, embeddings):
+                check_finite_maps(maps, embeddings)
                 return maps
             self._tries = self._tries[1:]
 
@@ -168,9 +170,10 @@ class ContributionReader:
         while True:
             num_steps = self._tries[0]
             found = self._try(batch, num_steps)
-            is_last = len(self._tries) == 1
             if found is not None:
-                if is_last or np.all(found.errors <= self._tolerance):
+                is_exact = found.errors <= self._tolerance
+                if self._serves(is_exact, found.embeddings):
+                    check_finite_maps(found.values, found.embeddings)
                     return found
             # What is not exact for these images is not tried for others.
             self._tries = self._tries[1:]
@@ -183,6 +186,16 @@ class ContributionReader:
             [fields] = self._run(batch._replace(inputs=one), find_field)
             self._fields[size] = read_field(fields)
         return self._fields[size]
+
+    def _serves(self, is_exact: np.ndarray, embeddings: np.ndarray) -> bool:
+        """Tell whether what was tried is exact, or is the last to try.
+
+        Args:
+            is_exact: (n, ...) bool.
+            embeddings: (n, d); those that are not finite tell nothing.
+        """
+        tells = np.isfinite(embeddings).all(axis=1)
+        return len(self._tries) == 1 or bool(is_exact[tells].all())
 
     def _try(self, batch: Batch, num_steps: int) -> Contributions | None:
         if num_steps:
@@ -197,12 +210,7 @@ class ContributionReader:
         height, width = values.shape[1:3]
         if rest.any():
             values += (rest / (height * width))[:, None, None]
-        lengths = np.linalg.norm(embeddings, axis=1)
-        with np.errstate(invalid="ignore"):  # NaN is told of where it matters
-            differences = values.sum(axis=(1, 2)) - embeddings
-        differences = np.linalg.norm(differences, axis=1)
-        errors = differences / np.maximum(lengths, np.finfo("float32").tiny)
-        errors = np.where(differences > 0, errors, 0).astype("float32")
+        errors = measure_errors(values, embeddings)
         rows = batch.start + np.arange(len(values))
         return Contributions(
             *(values, embeddings, errors, num_steps, batch.images, rows),

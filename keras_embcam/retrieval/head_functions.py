@@ -172,6 +172,8 @@ def integrate_head(
                 cotangents = proxies[:, number]
             gradients = recording.pull_back(cotangents)
             gradients = ops.reshape(gradients, ops.shape(activations))
+            # A root or a length has no gradient at zero, and zero adds nothing.
+            gradients = ops.where(activations == 0, 0.0, gradients)
             return ops.sum(gradients * activations, axis=-1)
 
         maps = tf.map_fn(one_number, tf.range(num_maps), fn_output_signature=tf.float32)

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
+from keras_embcam.retrieval.completeness import warn_of_errors
 from keras_embcam.retrieval.contribution_reader import (
     ContributionReader,
     Contributions,
@@ -204,6 +205,7 @@ def explain_neighbors(
         )
         bar.add(len(parts[-1]["errors"]))
     joined = {key: join_values([part[key] for part in parts]) for key in parts[0]}
+    warn_of_errors(joined["errors"])
     best_images = None
     if of_gallery is not None and is_wrong.any():
         found_images = of_gallery.read_images(

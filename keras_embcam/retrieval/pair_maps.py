@@ -30,7 +30,9 @@ def measure_lengths(embeddings: np.ndarray) -> np.ndarray:
 
     Divided by it they stay as they are: their cosine with everything is zero.
     """
-    lengths = np.linalg.norm(embeddings, axis=-1)
+    # Squares of float32 overflow from 2e19 on and vanish below 3e-23.
+    squares = np.einsum("...d,...d->...", embeddings, embeddings, dtype="float64")
+    lengths = np.sqrt(squares)
     return np.where(lengths > 0, lengths, 1).astype("float32")
 
 

@@ -13,6 +13,7 @@ from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.resizing import Field
+from keras_embcam.retrieval.completeness import warn_of_errors
 from keras_embcam.retrieval.contribution_reader import (
     ContributionReader,
     Contributions,
@@ -235,6 +236,7 @@ def explain_pair(
     sides = [reader.read_all(source, verbose) for source in sources]
     numbers = [x.num_images or len(y.rows) for x, y in zip(sources, sides, strict=True)]
     a, b = sides = _match_sides(sides, numbers)
+    warn_of_errors(np.maximum(a.errors, b.errors))
     units = [divide_by_length(x.embeddings, x.embeddings) for x in sides]
     shares = [divide_by_length(x.values, x.embeddings) for x in sides]
     signed = [project(shares[0], units[1]), project(shares[1], units[0])]

@@ -7,6 +7,7 @@ import keras
 
 from keras_embcam.method import Method
 from keras_embcam.network.inputs import check_model
+from keras_embcam.retrieval.completeness import warn_of_errors
 from keras_embcam.retrieval.contribution_reader import ContributionReader, Contributions
 from keras_embcam.running.image_batches import ImageSource
 
@@ -60,8 +61,8 @@ def contributions(
         verbose: 1 for a progress bar.
 
     Raises:
-        ValueError: for images or layers that do not fit, images of several sizes, or
-            several layers.
+        ValueError: for images or layers that do not fit, images of several sizes,
+            several layers, or an embedding without a value at activations of zero.
         TypeError: for images of an unknown kind, or what is no Keras model.
 
     Example:
@@ -94,4 +95,6 @@ def contributions(
         token_grid=token_grid,
         num_prefix_tokens=num_prefix_tokens,
     )
-    return ContributionReader(model, method, num_steps).read_all(source, verbose)
+    found = ContributionReader(model, method, num_steps).read_all(source, verbose)
+    warn_of_errors(found.errors)
+    return found
