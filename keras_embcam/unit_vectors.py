@@ -1,7 +1,9 @@
 """Vectors of length one: the one place where rows are divided by their length."""
 
+import warnings
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 
@@ -33,3 +35,21 @@ def normalize_rows(vectors: Any) -> Any:
     # The inner where keeps infinity out of the gradient, the outer out of the value.
     inverse = 1.0 / ops.sqrt(ops.where(has_direction, squared, 1.0))
     return scaled * ops.where(has_direction, inverse, 0.0)
+
+
+def warn_of_zeros(name: str, embeddings: np.ndarray) -> None:
+    """Warn of embeddings without a direction: they are equally similar to all others.
+
+    Args:
+        name: of the embeddings, for the message.
+        embeddings: (n, d).
+    """
+    num_zeros = int(np.count_nonzero(~embeddings.any(axis=1)))
+    if num_zeros:
+        warnings.warn(
+            f"{num_zeros} of {len(embeddings)} embeddings of {name} are all zero. "
+            "Their cosine with every other one is 0, so what is found for them is "
+            "found by row order alone: look for a layer whose outputs are all zero, "
+            "such as a dead ReLU.",
+            stacklevel=3,
+        )

@@ -128,9 +128,21 @@ def test_a_lone_member_is_no_query_but_a_wrong_answer() -> None:
 def test_a_zero_embedding_is_similar_to_nothing() -> None:
     embeddings = np.float32([[1, 0], [0, 0], [-1, 0.1], [1, 1]])
     # To the first: the last, the zero, the third; to the zero: all alike, by row.
-    found = measure_retrieval(embeddings, [0, 0, 1, 1], (1, 2))
+    with pytest.warns(UserWarning, match="^1 of 4 embeddings of `embeddings` are all"):
+        found = measure_retrieval(embeddings, [0, 0, 1, 1], (1, 2))
     assert found["recall_at_1"] == 1 / 4  # the zero's
     assert found["recall_at_2"] == 3 / 4  # the first's, and the third's
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_lengths_whose_squares_are_no_numbers(scale: float) -> None:
+    """Of float32 they overflow, or vanish."""
+    random = np.random.default_rng(0)
+    labels = np.arange(20) % 4
+    embeddings = random.normal(size=(4, 8))[labels] + random.normal(size=(20, 8)) / 2
+    embeddings = embeddings.astype("float32")
+    expected = measure_retrieval(embeddings, labels)
+    assert measure_retrieval(embeddings * np.float32(scale), labels) == expected
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -5,6 +5,7 @@ from typing import Any
 import cv2
 import keras
 import numpy as np
+from keras import ops
 
 from keras_embcam.evaluation.checked_arguments import (
     Embed,
@@ -15,6 +16,7 @@ from keras_embcam.evaluation.correlation import has_order
 from keras_embcam.evaluation.measure import FAITHFULNESS, Column, Measured, fills
 from keras_embcam.evaluation.measure_input import Context
 from keras_embcam.metrics.statistics import mean_of
+from keras_embcam.unit_vectors import normalize_rows
 from keras_embcam.whole_numbers import check_integer
 
 NUM_STEPS = 20
@@ -198,7 +200,7 @@ def _follow(
     for step in range(num_steps + 1):
         turned = ranks < round(step / num_steps * flat.shape[1])
         embeddings = embed_checked(embed, np.where(turned, end, start), proxies)
-        units = keras.utils.normalize(embeddings, axis=1)
+        units = ops.convert_to_numpy(normalize_rows(embeddings))
         curve[:, step] = (units * unit_proxies).sum(axis=1)
     return np.where(has_order(flat)[:, None], curve, np.float32(np.nan))
 

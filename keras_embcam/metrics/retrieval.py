@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_embcam.unit_vectors import normalize_rows, warn_of_zeros
 from keras_embcam.vector_search import find_nearest
 
 Tensor = Any
@@ -68,7 +69,8 @@ def measure_retrieval(
     queries = np.flatnonzero(num_relevant)
     if not queries.size or not np.isfinite(embeddings).all():
         return dict.fromkeys([*map("recall_at_{}".format, ks), "map_at_r"], np.nan)
-    units = keras.utils.normalize(embeddings, axis=1)
+    warn_of_zeros("`embeddings`", embeddings)
+    units = ops.convert_to_numpy(normalize_rows(embeddings))
     depth = min(max(*ks, num_relevant.max()), len(units) - 1)
     ranks = np.arange(1, depth + 1)
     num_found = np.zeros(len(ks))

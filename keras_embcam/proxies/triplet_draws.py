@@ -217,8 +217,8 @@ def check_directions(embeddings: np.ndarray) -> None:
     Raises:
         ValueError: for rows that are zero, NaN or infinite.
     """
-    lengths = np.linalg.norm(embeddings, axis=1)
-    bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
+    has_direction = np.isfinite(embeddings).all(axis=1) & embeddings.any(axis=1)
+    bad = np.flatnonzero(~has_direction)
     if len(bad):
         raise ValueError(
             "Embeddings must be finite and not zero, to have a direction. Not so for "

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_embcam.retrieval.embedded import Embedded
 from keras_embcam.retrieval.pair_maps import divide_by_length
+from keras_embcam.unit_vectors import warn_of_zeros
 from keras_embcam.vector_search import SEARCHES, find_nearest
 
 
@@ -85,6 +86,9 @@ def rank(
             f"`k` must not be larger than the gallery. Received: k={k} for a gallery "
             f"of {num_rows} images{left_out}"
         )
+    both = {"queries": queries.embeddings, "gallery": gallery.embeddings}
+    for name in ["gallery"] if queries is gallery else both:
+        warn_of_zeros(f"`{name}`", both[name])
     a = divide_by_length(queries.embeddings, queries.embeddings)
     b = divide_by_length(gallery.embeddings, gallery.embeddings)
     if search == "exact":
