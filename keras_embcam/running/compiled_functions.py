@@ -17,6 +17,7 @@ from keras_embcam.method import Method
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.network.pixel_range import warn_of_pixel_range
 from keras_embcam.network.view import ModelView
+from keras_embcam.running.batch_mates import warn_of_batch_mates
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.image_batches import Batch, ImageSource
 from keras_embcam.running.replicas import has_replicas, share_out
@@ -74,6 +75,8 @@ def run_batches(
             width = compiled.view.embedding_width
             proxies = chooser.choose(batch.start, size, batch.labels, width)
         found = compiled(inputs, proxies, batch.activations)
+        if batch.activations is None and not callable(proxies):
+            _check_once(model, compiled, inputs, proxies, found)
         if not num_images:
             pixels = compiled.view.images_of(inputs)
             front = compiled.view.fronts.at(tuple(pixels.shape[1:3]))
@@ -125,14 +128,15 @@ class _Compiled:
         self,
         view: ModelView,
         strategy: tf.distribute.Strategy,
-        variables: list[Any],
+        kept_alive: list[Any],
         function: BatchFunction,
         *options: Any,
     ) -> None:
         self.view = view
         self.num_traces = 0
-        # Kept alive: their ids are in the key, and no other variable may get them.
-        self._variables = variables
+        # Variables and activations: their ids are in the key, and nothing else may get
+        # them.
+        self._kept_alive = kept_alive
 
         # Keras does not convert the code of its models with autograph either.
         @tf.function(autograph=False)
@@ -204,6 +208,8 @@ class _Kept:
 
     def __init__(self) -> None:
         self.functions: OrderedDict[Any, _Compiled] = OrderedDict()
+        # Whether embeddings were seen to depend on their images alone, or not to.
+        self.is_checked = False
         # One for each model, so that a look at one does not hold up the others.
         self.lock = threading.Lock()
 
@@ -217,6 +223,35 @@ def list_compiled(model: keras.Model) -> list["_Compiled"]:
     return list(_kept[model].functions.values()) if model in _kept else []
 
 
+def _check_once(
+    model: keras.Model,
+    compiled: _Compiled,
+    inputs: Any,
+    proxies: np.ndarray | None,
+    found: list[np.ndarray],
+) -> None:
+    """Warn at the first batch of a model whose embeddings depend on other images."""
+    kept = _kept[model]
+    # Each replica may have statistics of its own.
+    if kept.is_checked or has_replicas(model.distribute_strategy):
+        return
+    shape = len(find_images(inputs)), compiled.view.embedding_width
+    for place, values in enumerate(found):
+        if values.shape == shape:
+            kept.is_checked = True
+            layers = flatten_layers(model, include_self=False)
+            dtypes = {str(layer.compute_dtype) for layer in layers}
+            warn_of_batch_mates(
+                lambda *given: compiled(*given, None),
+                inputs,
+                proxies,
+                values,
+                place,
+                not dtypes.isdisjoint(("float16", "bfloat16")),
+            )
+            return
+
+
 def _get_compiled(
     model: keras.Model,
     images: Any,
@@ -227,13 +262,16 @@ def _get_compiled(
     shapes = tuple(tuple(x.shape[1:]) for x in tree.flatten(images))
     # A Sequential model may have other layers than the last time, and a layer other
     # weights: `enable_lora`, `quantize` and assigned attributes replace variables.
+    # Other attributes are too many to look at in each call.
     layers = flatten_layers(model, include_self=False)
     quantized = [getattr(layer, "quantization_mode", None) for layer in layers]
     variables = model.variables
+    activations = [vars(layer).get("activation") for layer in layers]
     structure = (
         tuple(weakref.ref(layer) for layer in layers),
         tuple(quantized),
-        tuple(id(variable) for variable in variables),
+        tuple(map(id, variables)),
+        tuple(map(id, activations)),
     )
     strategy = model.distribute_strategy
     key = (shapes, structure, strategy, function, method, *options)
@@ -244,7 +282,10 @@ def _get_compiled(
         # Each new function as proxies adds a trace: after many of them start anew.
         if found is None or found.num_traces > MAX_COMPILED:
             view = method.look(model, images)
-            found = _Compiled(view, strategy, variables, function, method, *options)
+            # Layers among them are told apart as layers.
+            plain = [x for x in activations if not isinstance(x, keras.layers.Layer)]
+            kept_alive = [*variables, *plain]
+            found = _Compiled(view, strategy, kept_alive, function, method, *options)
             kept.functions[key] = found
         kept.functions.move_to_end(key)
         if len(kept.functions) > MAX_COMPILED:

@@ -1,0 +1,56 @@
+"""Say where the embedding of an image is no function of the image alone."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from keras import tree
+
+# Of the length of an embedding, well above rounding.
+TOLERANCE = 0.02
+TOLERANCE_HALF = 0.1
+
+
+def warn_of_batch_mates(
+    run: Callable[[Any, Any], Sequence[np.ndarray]],
+    inputs: Any,
+    proxies: np.ndarray | None,
+    embeddings: np.ndarray,
+    place: int,
+    is_half: bool,
+) -> None:
+    """Run the last image of a batch alone, and warn where its embedding differs.
+
+    A single image is run together with itself: random numbers of a fixed seed differ
+    from row to row.
+
+    Args:
+        run: what was made of the batch, for inputs and proxies.
+        inputs: of the batch, structure of tensors (n, ...).
+        proxies: (n, ...), or None.
+        embeddings: (n, d), what it made of them.
+        place: among the results of `run`.
+        is_half: whether the model computes in half precision.
+    """
+    if len(embeddings) > 1:
+        first, others = embeddings[-1], (lambda x: x[-1:])
+    else:
+        first, others = embeddings[0], (lambda x: np.repeat(x, 2, axis=0))
+    again = run(
+        tree.map_structure(others, inputs), None if proxies is None else others(proxies)
+    )[place][-1]
+    lengths = [np.linalg.norm(x) for x in (first, again)]
+    difference = np.linalg.norm(first - again)
+    tolerance = TOLERANCE_HALF if is_half else TOLERANCE
+    if difference > tolerance * max(lengths):  # not where something is NaN
+        warnings.warn(
+            "The embedding of an image must depend on this image alone. In the first "
+            "batch that of the last image differs by "
+            f"{difference / max(lengths):.2f} of its length from what the model makes "
+            "of it in another batch, so maps change with the other images, or from "
+            "call to call. Look for layers that draw random numbers on inference (of "
+            "a variational model pass `embedding_layer`, the layer of the means), for "
+            "`training=True` in the code of the model, and for means over the batch.",
+            stacklevel=4,
+        )

@@ -1,0 +1,64 @@
+"""A word where the embedding of an image depends on more than the image."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from keras_embcam import embed, explain, explain_pair
+
+IMAGES = np.random.default_rng(0).random((4, 8, 8, 3)).astype("float32")
+MESSAGE = "must depend on this image alone. In the first batch that of the last image"
+
+
+class Sampled(layers.Layer):
+    """Adds random numbers, the same ones in each run."""
+
+    def call(self, x):
+        return x + keras.random.normal(ops.shape(x), seed=3)
+
+
+HEADS = {
+    "mean of the batch": lambda x: x - ops.mean(x, axis=0, keepdims=True),
+    "image before it": lambda x: x + ops.roll(x, 1, axis=0),
+    "random numbers": layers.Lambda(lambda x: x + keras.random.normal(ops.shape(x))),
+    "random numbers of a seed": Sampled(),
+}
+
+
+def make(head=None, dtype=None):
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, activation="relu", dtype=dtype)(x)
+    x = layers.GlobalAveragePooling2D(dtype=dtype)(x)
+    return keras.Model(inputs, x if head is None else head(x))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_warning_once_a_model(name):
+    model = make(HEADS[name])
+    with pytest.warns(UserWarning, match=MESSAGE):
+        embed(model, IMAGES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embed(model, IMAGES)
+
+
+def test_a_single_image_and_pairs():
+    model = make(HEADS["random numbers of a seed"])
+    with pytest.warns(UserWarning, match=MESSAGE):
+        explain(model, IMAGES[:1], proxies=np.ones((1, 6), "float32"))
+    model = make(HEADS["mean of the batch"])
+    with pytest.warns(UserWarning, match=MESSAGE):
+        explain_pair(model, IMAGES[:2], IMAGES[2:], num_steps=1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("num_images", [1, 4])
+def test_no_false_alarm(dtype, num_images):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = make(layers.BatchNormalization(dtype=dtype), dtype)
+        explain(model, IMAGES[:num_images], target_class=1)
