@@ -95,8 +95,10 @@ def explain(
 
     The map is ``relu(sum_k W_k A_k)`` at one convolution, with weights W from the
     gradient of ``y . p``, raw embedding times proxy (Bachhawat, eq. 9, 10, 4, 5); see
-    `EmbeddingCAM`. Compiled once and kept as long as the model; changes of its
-    weights and layers take effect.
+    `EmbeddingCAM`. Compiled once and kept as long as the model. New values of weights,
+    other variables, layers and activation functions, LoRA and quantisation take effect;
+    after another change of a layer, such as of its strides, pass a new model, for
+    example ``keras.Model(model.inputs, model.outputs)``.
 
     Args:
         model: any Keras model with channels_last images.

@@ -259,7 +259,14 @@ def change_by_quantization(model: keras.Model) -> None:
     model.quantize("int8")
 
 
-@pytest.mark.parametrize("change", [change_by_lora, change_by_quantization])
+def change_an_activation(model: keras.Model) -> None:
+    model.layers[-1].activation = keras.activations.tanh
+
+
+CHANGES = [change_by_lora, change_by_quantization, change_an_activation]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_replaced_weights_show(change) -> None:
     model = make_model()
     before = explain(model, make_images(), details=True)
