@@ -51,6 +51,23 @@ BEHIND = {
 }
 
 
+def by_largest(x: Any) -> Any:
+    return x / ops.max(ops.abs(x), axis=-1, keepdims=True)
+
+
+def by_range(x: Any) -> Any:
+    shifted = x - ops.min(x, axis=-1, keepdims=True)
+    return shifted / ops.max(shifted, axis=-1, keepdims=True)
+
+
+SCALINGS = {
+    "sum of absolute values": lambda x: ops.normalize(x, order=1),
+    "largest absolute value": by_largest,
+    "largest value": lambda x: x / ops.max(x, axis=-1, keepdims=True),
+    "3-norm": lambda x: ops.normalize(x, order=3),
+}
+
+
 class Network:
     """Convolution, pooling and a Dense layer: the raw embedding."""
 
@@ -266,6 +283,45 @@ def test_a_layer_normalisation_by_hand_is_trap_1_unless_it_is_named(
     check(model, network, "dense")
 
 
+@pytest.mark.parametrize("name", SCALINGS)
+def test_other_scalings_are_stepped_over(network: Network, name: str) -> None:
+    if name == "largest value":
+        network.dense.kernel.assign(network.dense.kernel * 1e-2)
+        network.dense.bias.assign([-300, 3, -20, -40, -10])  # not by absolute value
+    check(network.model(layers.Lambda(SCALINGS[name])), network)
+
+
+def scaled_in_code(network: Network, scale: Any) -> keras.Model:
+    class Scaled(Subclassed):
+        def call(self, x: Any) -> Any:
+            for step in self.steps:
+                x = step(x)
+            return scale(ops.relu(x) + 0.01 * ops.square(x))
+
+    return Scaled(network)
+
+
+@pytest.mark.parametrize("name", ["3-norm", "largest absolute value"])
+def test_a_scaling_of_what_is_not_found_is_refused(network: Network, name: str) -> None:
+    model = scaled_in_code(network, SCALINGS[name])
+    message = rf"(?s)its {name} is the same for every image.* Pass `embedding_layer`.*"
+    with pytest.raises(ValueError, match=message + r"dense \(None, 5\)"):
+        ModelView(model, images=IMAGES)
+    check(model, network, "dense")
+
+
+def test_a_range_in_the_code_is_refused(network: Network) -> None:
+    with pytest.raises(ValueError, match="its largest absolute value is the same"):
+        ModelView(scaled_in_code(network, by_range), images=IMAGES)
+
+
+@pytest.mark.parametrize("saturate", [ops.sigmoid, ops.tanh, ops.relu6])
+def test_what_saturates_is_not_taken_for_scaled(saturate: Any) -> None:
+    network = Network(width=64)
+    model = network.model(lambda x: saturate(100 * x))
+    assert find_embedding(TrialRun(model)).description == "model's output"
+
+
 def test_a_named_normalisation_is_stepped_over_too(network: Network) -> None:
     steps = layers.UnitNormalization(name="unit"), layers.Rescaling(16.0, name="scale")
     for name in ("unit", "scale"):
@@ -323,6 +379,10 @@ SOFTMAXES = {
     "operation": (None, [ops.softmax]),
     "Lambda": (None, [layers.Lambda(lambda x: tf.nn.softmax(x))]),
     "Activation in float32": (None, [layers.Activation("softmax", dtype="float32")]),
+    "logarithm": ("log_softmax", []),
+    "logarithm of TensorFlow": (tf.nn.log_softmax, []),
+    "logarithm in a Lambda": (None, [layers.Lambda(tf.nn.log_softmax)]),
+    "softmax of TensorFlow": (tf.nn.softmax, []),
     "with a cast behind": ("softmax", [lambda x: ops.cast(x, "float16")]),
     "with a dropout behind": ("softmax", [layers.Dropout(0.5)]),
     "with an identity behind": ("softmax", [layers.Activation("linear")]),
@@ -395,6 +455,16 @@ def test_a_softmax_in_the_code_says_what_to_pass() -> None:
     with pytest.raises(ValueError, match=message):
         ModelView(model, images=IMAGES)
     check(model, network, "dense")
+
+
+def test_a_log_softmax_in_the_code_says_what_to_pass() -> None:
+    class InCode(SoftmaxInCode):
+        def call(self, x: Any) -> Any:
+            return tf.math.log(super().call(x))
+
+    network = Network()
+    with pytest.raises(ValueError, match=r"holds logarithms of probabilities \(a log"):
+        ModelView(InCode(network), images=IMAGES)
 
 
 def test_a_histogram_is_explained_where_its_layer_is_named() -> None:

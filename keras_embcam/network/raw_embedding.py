@@ -1,8 +1,8 @@
 """Find the raw embedding of a model: before a normalisation or a softmax."""
 
+from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops, tree
 
@@ -10,16 +10,18 @@ from keras_embcam.network.calls import Call, vectors_of
 from keras_embcam.network.cosine_heads import find_cosine_head
 from keras_embcam.network.embedding_source import EmbeddingSource
 from keras_embcam.network.layer_norms import are_same, find_token, undo_scale
+from keras_embcam.network.logits import before_softmax, move_tap, tapped_input
 from keras_embcam.network.normalized_parts import find_parts
 from keras_embcam.network.trial_run import TrialRun
 from keras_embcam.network.vector_rows import (
-    TOLERANCE,
+    NORMS,
+    find_scale,
     is_fixed,
+    is_log_probabilities,
     is_parallel,
     is_probabilities,
     is_unit,
     row_lengths,
-    softmax,
 )
 
 Tensor = Any
@@ -48,6 +50,7 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
 
     Example:
 
+    >>> import keras
     >>> model = keras.Sequential([
     ...     keras.Input((8, 8, 3)),
     ...     keras.layers.GlobalAveragePooling2D(),
@@ -62,17 +65,29 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
     if not usable.any():
         return source
     is_named = embedding_layer is not None
-    is_softmax = is_probabilities(values[usable])
+    is_log = is_log_probabilities(values[usable])
+    is_softmax = is_log or is_probabilities(values[usable])
     if is_softmax:
-        source = _before_softmax(trial, values, usable, source, is_named)
+        source = before_softmax(trial, values, usable, source, is_named, is_log)
     if not is_named:
-        returned = _tapped(trial, source) if is_softmax else values
+        returned = tapped_input(trial, source) if is_softmax else values
         head = None if returned is None else find_cosine_head(trial, returned, usable)
         if head is not None:
             return _before_head(trial, *head, usable, source)
     if is_softmax:
         return source
-    return _before_norms(trial, values, usable, source)
+    found = _before_norms(trial, values, usable, source)
+    scale = None if is_named or found is not source else find_scale(values[usable])
+    if scale is not None:
+        raise ValueError(
+            f"The embedding ({source.description}) is scaled: its {scale} is the same "
+            "for every image, so its map would show what changes that scale, and the "
+            "vector before it is not found. Pass `embedding_layer`, the layer whose "
+            "output goes into that step, or the layer of the scaled vector itself "
+            "where that is what you want explained. Candidates:\n"
+            + trial.list_candidates(2)
+        )
+    return found
 
 
 def _named_embedding(trial: TrialRun, name: Any) -> tuple[EmbeddingSource, np.ndarray]:
@@ -128,20 +143,21 @@ def _before_normalization(
     values: np.ndarray,
     usable: np.ndarray,
     source: EmbeddingSource,
+    measure: Callable[[np.ndarray], np.ndarray] = row_lengths,
 ) -> tuple[EmbeddingSource, np.ndarray]:
-    """Return what goes into an L2 normalisation, and its values."""
+    """Return what goes into a normalisation to one length, and its values."""
 
     def along(tensor: np.ndarray | None) -> np.ndarray | None:
         """Return the lengths of vectors that are parallel to the embedding."""
         if tensor is None or tensor.shape != values.shape:
             return None
         rows = tensor[usable]
-        return row_lengths(rows) if is_parallel(rows, values[usable]) else None
+        return measure(rows) if is_parallel(rows, values[usable]) else None
 
-    if not is_fixed(row_lengths(values[usable])):
+    if not is_fixed(measure(values[usable])):
         return source, values
     # A factor behind the normalisation makes the lengths equal and not one.
-    normalized = is_unit(row_lengths(values[usable]))
+    normalized = is_unit(measure(values[usable]))
     for call in reversed(trial.calls):
         made = along(call.output)
         if made is not None and is_unit(made):
@@ -149,10 +165,10 @@ def _before_normalization(
             for index, tensor in enumerate(call.inputs):
                 lengths = along(tensor)
                 if tensor is not None and lengths is not None and not is_unit(lengths):
-                    return _replace(source, trial, call, "input", index), tensor
+                    return move_tap(source, trial, call, "input", index), tensor
         elif made is not None and normalized and not is_fixed(made):
             # The code between this call and the next one normalises.
-            return _replace(source, trial, call, "output", 0), call.output
+            return move_tap(source, trial, call, "output", 0), call.output
     return source, values
 
 
@@ -178,6 +194,9 @@ def _before_norms(
                 description="normalised parts joined, each explained before it is "
                 f"normalised, its length held constant: {', '.join(paths)}",
             )
+    for measure in NORMS.values():
+        if found is source:
+            found, _ = _before_normalization(trial, values, usable, source, measure)
     return found
 
 
@@ -219,7 +238,7 @@ def _before_head(
     source: EmbeddingSource,
 ) -> EmbeddingSource:
     """Return what a layer compares with its classes, before it is normalised."""
-    source = _replace(source, trial, call, "input", index)
+    source = move_tap(source, trial, call, "input", index)
     source = source._replace(width=values.shape[1])
     source = _before_norms(trial, values, usable, source)
     path = trial.path(call.operation)
@@ -227,63 +246,4 @@ def _before_head(
         description=f"{source.description}; what {path!r} makes of it, similarities to "
         "the classes, is stepped over",
         head=path,
-    )
-
-
-def _before_softmax(
-    trial: TrialRun,
-    values: np.ndarray,
-    usable: np.ndarray,
-    source: EmbeddingSource,
-    is_named: bool,
-) -> EmbeddingSource:
-    def is_close(tensor: np.ndarray | None) -> bool:
-        if tensor is None or tensor.shape != values.shape:
-            return False
-        # Relative to the largest: of many classes, all probabilities are small.
-        scale = values[usable].max(axis=1, keepdims=True)
-        return bool(np.all(np.abs(tensor[usable] - values[usable]) < TOLERANCE * scale))
-
-    for call in reversed(trial.calls):
-        if not is_close(call.output):
-            continue
-        # First, since the inputs of a Dense layer may look like logits by chance.
-        if _is_dense_softmax(call.operation):
-            return _replace(source, trial, call, "logits", 0)
-        for index, tensor in enumerate(call.inputs):
-            if is_close(softmax(tensor)) and not is_close(tensor):
-                return _replace(source, trial, call, "input", index)
-    activation = getattr(source.operation, "activation", None)
-    if is_named and activation is not keras.activations.softmax:
-        return source  # an embedding that sums to one, such as a histogram
-    raise ValueError(
-        f"The {source.description} holds probabilities (a softmax), and the logits "
-        "before it cannot be found. Maps through a softmax differ from maps of the "
-        "logits: pass `embedding_layer`, the layer that makes the logits or the "
-        "embedding; where that is what you want explained, name its own layer. "
-        "Candidates:\n" + trial.list_candidates(2)
-    )
-
-
-def _replace(
-    source: EmbeddingSource, trial: TrialRun, call: Call, tap: str, position: int
-) -> EmbeddingSource:
-    description = f"{tap} of {trial.path(call.operation)!r}"
-    return source._replace(
-        operation=call.operation, tap=tap, position=position, description=description
-    )
-
-
-def _tapped(trial: TrialRun, source: EmbeddingSource) -> np.ndarray | None:
-    """Return what goes into the softmax, where that is something the trial recorded."""
-    if source.tap != "input":
-        return None
-    return trial.first_call(source.operation).inputs[source.position]
-
-
-def _is_dense_softmax(operation: Any) -> bool:
-    return (
-        isinstance(operation, keras.layers.Dense)
-        and operation.activation is keras.activations.softmax
-        and getattr(operation, "quantization_mode", None) is None
     )
