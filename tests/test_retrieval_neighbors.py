@@ -1,5 +1,7 @@
 """Neighbors: the search, right and wrong, and what explains them."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -147,6 +149,17 @@ def test_given_embeddings(model, found):
     assert itself.indices.item() == 4  # no pixels to compare with
 
 
+def test_given_embeddings_of_other_images(model):
+    embeddings = embed(model, IMAGES)
+    options = {"k": 2, "own_rows": [0, 1], "gallery_embeddings": embeddings}
+    with pytest.warns(UserWarning, match="Those of the rows .* are not what the model"):
+        explain_neighbors(model, IMAGES[:2], IMAGES * np.uint8([0, 0, 1]), **options)
+    options["gallery_embeddings"] = embeddings.astype("float16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        explain_neighbors(model, IMAGES[:2], IMAGES, **options)
+
+
 def test_faiss_finds_the_same(model, found):
     pytest.importorskip("faiss", reason="faiss is not installed")
     other = explain_neighbors(model, IMAGES, k=3, search="faiss")
@@ -227,6 +240,10 @@ BAD = {
     ),
     "shape": ({"gallery_embeddings": np.ones(5)}, "must have the shape .N, d."),
     "no embeddings": ({"gallery_embeddings": np.ones((0, 5))}, "with N >= 1"),
+    "fewer embeddings": (
+        {"gallery": IMAGES, "gallery_embeddings": np.ones((4, 5))},
+        "one row for each image of `gallery`. Received 4 rows for 20 images",
+    ),
     "NaN": (
         {"gallery_embeddings": np.full((20, 5), np.nan)},
         "`gallery_embeddings` must be finite",

@@ -1,6 +1,7 @@
 """The embeddings of queries or of a gallery, made or given, with their labels."""
 
 import hashlib
+import warnings
 from typing import Any, NamedTuple
 
 import keras
@@ -13,7 +14,7 @@ from keras_embcam.retrieval.contribution_reader import (
     Contributions,
     join,
 )
-from keras_embcam.retrieval.pair_maps import check_finite
+from keras_embcam.retrieval.pair_maps import check_finite, divide_by_length
 from keras_embcam.running.compiled_functions import run_batches
 from keras_embcam.running.example_values import read_labels
 from keras_embcam.running.image_batches import ImageSource
@@ -21,6 +22,8 @@ from keras_embcam.running.one_batch import embed_images
 
 # Of the contributions that are kept while images are embedded.
 MAX_KEPT_BYTES = 2**28
+# Of one image's embeddings, made now and before, perhaps in half precision or bytes.
+MIN_COSINE = 0.99
 
 
 class Embedded(NamedTuple):
@@ -135,12 +138,20 @@ def check_labels_fit(
     return labels[found.rows]
 
 
-def check_gallery_embeddings(embeddings: Any, width: int) -> np.ndarray:
+def check_gallery_embeddings(
+    embeddings: Any, width: int, num_images: int | None
+) -> np.ndarray:
     """Return given embeddings as float32.
+
+    Args:
+        embeddings: as given.
+        width: of those of the model.
+        num_images: of the gallery, None without one or where it is not known.
 
     Raises:
         TypeError: for what are no numbers.
-        ValueError: for none, another width than the model's, NaN or infinity.
+        ValueError: for none, another number than one for each image, another width
+            than the model's, NaN or infinity.
     """
     try:
         with np.errstate(over="ignore"):
@@ -161,5 +172,37 @@ def check_gallery_embeddings(embeddings: Any, width: int) -> np.ndarray:
             f"Received the width {array.shape[1]}: were they made by another model, or "
             "taken at another layer? `keras_embcam.embed(model, gallery)` makes them."
         )
+    if num_images is not None and len(array) != num_images:
+        raise ValueError(
+            "`gallery_embeddings` must hold one row for each image of `gallery`. "
+            f"Received {len(array)} rows for {num_images} images: were files left out? "
+            "`keras_embcam.embed(model, gallery)` makes them."
+        )
     check_finite("gallery_embeddings", array)
     return array
+
+
+def warn_of_other_images(
+    rows: np.ndarray, found: list[Contributions], given: np.ndarray
+) -> None:
+    """Warn where images of a gallery have other embeddings than the ones given.
+
+    Args:
+        rows: numbers of some images.
+        found: of these, in batches.
+        given: (N, d), the embeddings of all.
+    """
+    made = np.concatenate([batch.embeddings for batch in found])
+    given = given[rows]
+    units = [divide_by_length(x, x) for x in (made, given)]
+    cosines = np.where(given.any(axis=1), np.sum(units[0] * units[1], axis=1), 1)
+    others = rows[cosines < MIN_COSINE]
+    if len(others):
+        warnings.warn(
+            "`gallery_embeddings` must be those of the images of `gallery`, in their "
+            f"order. Those of the rows {others[:10].tolist()} are not what the model "
+            f"makes of these images: cosines down to {cosines.min():.3f}. "
+            "`keras_embcam.embed(model, gallery)` makes them, with the same "
+            "preprocessing.",
+            stacklevel=3,
+        )

@@ -19,6 +19,7 @@ from keras_embcam.retrieval.embedded import (
     check_gallery_embeddings,
     check_labels_fit,
     embed_source,
+    warn_of_other_images,
 )
 from keras_embcam.retrieval.neighbor_explanation import NeighborExplanation
 from keras_embcam.retrieval.neighbor_maps import explain_some, join_values
@@ -73,9 +74,9 @@ def explain_neighbors(
         k: how many neighbors, >= 1.
         labels: (n,) integers or strings; by default those of a data set.
         gallery_labels: (N,) the same of the gallery.
-        gallery_embeddings: (N, d) raw, where they were made before, with
-            `keras_embcam.embed`. Without a `gallery` beside them there is heat on the
-            queries only.
+        gallery_embeddings: (N, d) raw, one for each image of the gallery, where they
+            were made before, with `keras_embcam.embed`. Without a `gallery` beside them
+            there is heat on the queries only.
         own_rows: (n,) the row of the gallery that each query is itself, -1 for none;
             for given embeddings, which have no pixels to compare.
         search: "exact", or "faiss" for an approximate search in large galleries.
@@ -148,7 +149,8 @@ def explain_neighbors(
     asked = asked._replace(labels=check_labels_fit("labels", labels, asked, "queries"))
     if gallery_embeddings is not None:
         width = asked.embeddings.shape[1]
-        given = check_gallery_embeddings(gallery_embeddings, width)
+        number = None if gallery is None else open_images(gallery, strict).num_images
+        given = check_gallery_embeddings(gallery_embeddings, width, number)
         searched = Embedded(given, None, None, np.arange(len(given)), len(given))
     elif gallery is None:
         searched, gallery, gallery_labels = asked, queries, None  # they have theirs
@@ -192,6 +194,8 @@ def explain_neighbors(
             there = np.unique(found.indices)
             matches = of_gallery.read(searched.rows[there])
             places = np.searchsorted(there, found.indices)
+            if gallery_embeddings is not None:
+                warn_of_other_images(there, matches, given)
         parts.append(
             explain_some(
                 join(of_queries.read(rows[some])),
