@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 from two_convolutions import SIZE, WIDTH, make_images, make_model, make_vectors
 
-from keras_embcam import explain, explain_batches, explain_neighbors
+from keras_embcam import EmbeddingCAM, explain, explain_batches, explain_neighbors
 from keras_embcam.proxies import class_mean
 
 
@@ -248,3 +248,59 @@ def test_maps_that_are_all_empty_are_told_of() -> None:
     with pytest.warns(UserWarning, match="All heatmaps are empty.*`scores`"):
         found = explain(network, np.ones((3, 6, 6, 1)), proxies=[-1.0], batch_size=2)
     assert not found.any()
+
+
+def test_embeddings_that_are_all_zero_are_told_of() -> None:
+    model = make_model()
+    model.layers[-1].set_weights([0 * x for x in model.layers[-1].get_weights()])
+    with pytest.warns(UserWarning, match="are empty, since all embeddings are zero"):
+        assert not explain(model, make_images()).any()
+
+
+def test_functions_that_return_nothing_are_refused(model) -> None:
+    with pytest.raises(ValueError, match=r"must return a tensor .* returned: None"):
+        explain(model, make_images(), proxies=lambda y: None)
+    with pytest.raises(ValueError, match=r"broadcast to the activat.*Received None"):
+        explain(model, make_images(), weighting=lambda a, g: None)
+
+
+def test_a_model_that_makes_heatmaps_already_is_refused(model) -> None:
+    makes_maps = EmbeddingCAM(model).as_model()
+    with pytest.raises(ValueError, match=r"Pass the model .*get_layer\('embed.*layer`"):
+        explain(makes_maps, make_images())
+
+
+@pytest.mark.parametrize("size", [32, 160])  # above 128 noise runs in a graph
+def test_tiles_in_the_batch_are_refused(size) -> None:
+    inputs = keras.Input((size, size, 3))
+    tiles = ops.reshape(inputs, (-1, size // 2, size // 2, 3))
+    vectors = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, strides=4)(tiles))
+    model = keras.Model(inputs, ops.mean(ops.reshape(vectors, (-1, 4, 4)), axis=1))
+    with pytest.raises(ValueError, match=r"makes \d+ maps of 3 images: .* into the"):
+        explain(model, np.ones((2, size, size, 3), "float32"))
+
+
+def test_long_embeddings_are_not_taken_for_normalised() -> None:
+    """Their lengths are no numbers of float32."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, activation="relu")(inputs))
+    images = np.random.default_rng(0).random((2, 8, 8, 3))
+    maps = [
+        explain(keras.Model(inputs, x * scale), images) for scale in (1.0, 1e20, 1e21)
+    ]
+    np.testing.assert_allclose(maps[1], maps[0], atol=1e-5)
+    np.testing.assert_allclose(maps[2], maps[0], atol=1e-5)
+
+
+def test_images_of_one_column() -> None:
+    """Spectra: columns of one pixel are no picture that is turned or bent."""
+    model = keras.Sequential(
+        [
+            keras.Input((16, 1, 3)),
+            layers.Conv2D(4, (3, 1), padding="same"),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+    images = np.random.default_rng(0).random((2, 16, 1, 3))
+    resized, plain = (explain(model, images, resize=x) for x in (True, False))
+    np.testing.assert_allclose(resized, plain, atol=1e-6)

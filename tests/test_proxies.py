@@ -267,3 +267,8 @@ def test_shapes_of_proxies_that_fit(shape) -> None:
 def test_shapes_of_proxies_that_do_not_fit(shape) -> None:
     with pytest.raises(ValueError, match=r"`proxies` must have .*\(4,\).*n = 7 images"):
         check_proxies_shape(shape, 7, 4)
+
+
+def test_contrast_refuses_two_widths() -> None:
+    with pytest.raises(ValueError, match=r"one width d. Received the shapes \(2,"):
+        contrast([1.0, 0.0], [1.0, 0.0, 0.0])

@@ -437,3 +437,9 @@ def test_a_data_set_in_another_order_each_time_is_refused(model, monkeypatch):
     a, b = (keras.utils.normalize(embed(model, x)) for x in sides)
     shown = np.sum(a * b, axis=1)
     np.testing.assert_allclose(shown, found.similarities[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("captions", [["a"], [["a"] * 2] * 20, "a"])
+def test_captions_that_do_not_fit(found, captions):
+    with pytest.raises(ValueError, match=r"`captions` must hold .*\(20, 3\). Received"):
+        found.draw(captions)

@@ -246,6 +246,9 @@ def _find_field(
         # All lines, at some places each: the middle of the padding may be one of them.
         grid = grid[:, :: max(1, grid.shape[1] // NUM_LINES)]
         known = np.flatnonzero(np.isfinite(grid).any(axis=1))
+        if length == len(grid) == 1:  # of one row or column no step can be seen
+            sides.append((0.0, 1.0))
+            continue
         lines = grid[known]
         middle = np.nanmedian(lines, axis=1)
         lag = len(known) // 2

@@ -13,6 +13,7 @@ from keras_embcam.network.gradient_checks import length_gradient, random_directi
 from keras_embcam.network.noise_images import NUM_PROBES
 from keras_embcam.network.noise_runs import run_on_noise
 from keras_embcam.network.recording import run_and_record
+from keras_embcam.unit_vectors import normalize_rows
 
 Tensor = Any
 
@@ -67,10 +68,11 @@ def measure_gradients(
         nonlocal goes_around
         run = run_and_record(model, images, operations, paths, source)
         goes_around = may_go_around(images, run.outputs, run.embeddings)
+        _check_rows(paths, run.outputs, run.embeddings.shape[0])
         embeddings = ops.cast(run.embeddings, "float32")
-        lengths = ops.norm(embeddings, axis=1, keepdims=True)
         across = run.pull_back(directions)
-        along = run.pull_back(embeddings / ops.maximum(lengths, 1e-30))
+        # Of long embeddings the squares are no numbers.
+        along = run.pull_back(normalize_rows(embeddings))
         return (
             run.outputs,
             embeddings,
@@ -84,6 +86,7 @@ def measure_gradients(
     found = run_on_noise(measure, probe, directions)
     outputs, embeddings, gradients, along, across = found
     embeddings = ops.convert_to_numpy(embeddings)
+    _check_rows(paths, outputs, len(embeddings))
     return Measured(
         [_to_numpy(x) for x in outputs],
         embeddings,
@@ -93,6 +96,22 @@ def measure_gradients(
         ),
         goes_around,
     )
+
+
+def _check_rows(
+    paths: Sequence[str], outputs: Sequence[Tensor], num_images: int | None
+) -> None:
+    """Refuse layers that make another number of maps than there are images."""
+    for path, output in zip(paths, outputs, strict=True):
+        num_maps = output.shape[0]
+        if None not in (num_maps, num_images) and num_maps != num_images:
+            raise ValueError(
+                "A layer that is explained must make one map of each image. The layer "
+                f"{path!r} makes {num_maps} maps of {num_images} images: the model "
+                "folds parts of images, such as tiles, into the batch. Pass the model "
+                "that takes one such part, with the parts as images, or another "
+                "`conv_layer`."
+            )
 
 
 def may_go_around(images: Any, outputs: Sequence[Tensor], embeddings: Tensor) -> bool:

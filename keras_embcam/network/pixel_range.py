@@ -231,7 +231,7 @@ def _compare_embeddings(
 
 
 def _mean_cosine(embeddings: np.ndarray) -> float:
-    rows = np.asarray(embeddings, "float32")
+    rows = np.asarray(embeddings, "float64")  # whose squares are numbers
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.maximum(lengths, 1e-30)
     return float((rows @ rows.T)[~np.eye(len(rows), dtype=bool)].mean())

@@ -102,6 +102,13 @@ def _named_embedding(trial: TrialRun, name: Any) -> tuple[EmbeddingSource, np.nd
         description = f"output of {trial.path(operation)!r}"
     elif len(flat) > 1:
         keys = f" {list(outputs)}" if isinstance(outputs, dict) else ""
+        wrappers = [x for x in trial.operations.values() if hasattr(x, "as_model")]
+        if wrappers:
+            raise ValueError(
+                "This model returns heatmaps already: it was made by "
+                "`EmbeddingCAM.as_model()`. Pass the model that was wrapped, "
+                f"`model.get_layer({wrappers[0].name!r}).layer`."
+            )
         raise ValueError(
             f"The model has {len(flat)} outputs{keys}. Pass `embedding_layer`, the "
             "name of the layer that makes the embedding. Candidates:\n"

@@ -22,7 +22,7 @@ MARGIN = 1e-3
 
 def row_lengths(rows: np.ndarray) -> np.ndarray:
     """Return the length of each row."""
-    return np.linalg.norm(rows, axis=1)
+    return np.linalg.norm(rows.astype("float64"), axis=1)
 
 
 def is_fixed(lengths: np.ndarray) -> bool:
@@ -37,7 +37,7 @@ def is_unit(lengths: np.ndarray) -> bool:
 
 def is_parallel(rows: np.ndarray, others: np.ndarray) -> bool:
     """Tell whether each row points where the other one does."""
-    products = np.sum(rows * others, axis=1)
+    products = np.einsum("nd,nd->n", rows, others, dtype="float64")
     return bool(np.all(products > (1 - 1e-3) * row_lengths(rows) * row_lengths(others)))
 
 

@@ -76,14 +76,24 @@ def contrast(proxies: Any, other_proxies: Any) -> Tensor:
 
     Args:
         proxies: (..., d).
-        other_proxies: broadcastable to the first.
+        other_proxies: broadcastable to the first, of the same width d.
+
+    Raises:
+        ValueError: for two widths.
 
     Example:
 
     >>> np.asarray(contrast([1.0, 0.0], [0.0, 1.0])).tolist()
     [1.0, -1.0]
     """
-    return to_float32(proxies) - to_float32(other_proxies)
+    both = [to_float32(x) for x in (proxies, other_proxies)]
+    widths = [tuple(x.shape)[-1:] for x in both]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            "`proxies` and `other_proxies` must have one width d. Received the shapes "
+            f"{tuple(both[0].shape)} and {tuple(both[1].shape)}"
+        )
+    return both[0] - both[1]
 
 
 def pair(other_embeddings: Any) -> Tensor:

@@ -97,8 +97,15 @@ class NeighborExplanation:
             A list of (height, width, 3) uint8.
 
         Raises:
-            ValueError: where the gallery has no images.
+            ValueError: where the gallery has no images, or captions do not fit.
         """
+        if captions is not None:
+            captions = np.asarray(captions, object)
+            if captions.shape != self.indices.shape:
+                raise ValueError(
+                    "`captions` must hold one text for each match, "
+                    f"{self.indices.shape}. Received the shape {captions.shape}"
+                )
         return self._draw(range(len(self.queries)), captions)
 
     def plot(self, ax: Any = None, indices: Any = None) -> Any:

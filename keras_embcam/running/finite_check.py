@@ -14,6 +14,7 @@ class FiniteCheck:
         self._has_warned = False
         self._has_seen_finite = False
         self._has_heat = False
+        self._has_embedding = False
 
     def update(
         self, embeddings: np.ndarray, heatmaps: np.ndarray, first: int = 0
@@ -29,6 +30,7 @@ class FiniteCheck:
             ValueError: where no image so far has a finite embedding and map.
         """
         self._has_heat = self._has_heat or bool(heatmaps.any())
+        self._has_embedding = self._has_embedding or bool(embeddings.any())
         # What is not finite in a map is in all of it, once it is divided by its
         # maximum. Sums of rows would take as long as the maps of small images.
         corners = heatmaps[..., 0, 0].reshape(len(embeddings), -1)
@@ -51,6 +53,14 @@ class FiniteCheck:
     def finish(self) -> None:
         """Warn where no map of all batches had any heat."""
         if self._has_heat:
+            return
+        if not self._has_embedding:
+            warnings.warn(
+                "All heatmaps are empty, since all embeddings are zero. Look for a "
+                "layer whose outputs are all zero (weights of zero, a dead ReLU), or "
+                "pass the `embedding_layer` in front of it.",
+                stacklevel=3,
+            )
             return
         warnings.warn(
             "All heatmaps are empty: at the explained layer nothing speaks for the "

@@ -158,6 +158,11 @@ def resolve_proxies(view: ModelView, recording: Recording, proxies: Any) -> Tens
         return single_point(embeddings)
     if callable(proxies):
         proxies = proxies(embeddings)
+        if getattr(proxies, "shape", None) is None:
+            raise ValueError(
+                "`proxies` as a function must return a tensor (n, d), or (n, m, d) for "
+                f"m maps of each image. Received what it returned: {proxies!r}"
+            )
     proxies = ops.cast(ops.convert_to_tensor(proxies), "float32")
     check_proxies_shape(tuple(proxies.shape), *embeddings.shape)
     if len(proxies.shape) == 1:
@@ -263,13 +268,14 @@ def _explain_layer(
 
 
 def _check_weights(weights: Tensor, activations: Tensor) -> None:
-    fits = len(weights.shape) == 4 and all(
+    shape = getattr(weights, "shape", ())
+    fits = len(shape) == 4 and all(
         None in (have, want) or have in (1, want)
-        for have, want in zip(weights.shape, activations.shape, strict=True)
+        for have, want in zip(shape, activations.shape, strict=True)
     )
     if not fits:
         raise ValueError(
             "`weighting` must return weights that broadcast to the activations "
-            f"{tuple(activations.shape)}, such as (n, 1, 1, k). Received the shape "
-            f"{tuple(weights.shape)}"
+            f"{tuple(activations.shape)}, such as (n, 1, 1, k). Received "
+            + (f"the shape {tuple(shape)}" if shape else repr(weights))
         )
