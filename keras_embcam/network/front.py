@@ -239,7 +239,7 @@ def _find_field(
     consumed: tuple[tuple[int, int], ...],
 ) -> Field | None:
     """Return the field, None where coordinates do not rise evenly along the axes."""
-    sides = []
+    sides: list[Any] = []
     for axis, (coordinates, length) in enumerate(zip((ys, xs), size, strict=True)):
         grid = np.where(shown, coordinates * (length - 1), np.nan)
         grid = grid if axis == 0 else grid.T

@@ -31,7 +31,8 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
     """Find the raw embedding of a tried model.
 
     The embedding is the model's output or what ``embedding_layer`` names. Where a
-    last step scales it to a fixed length or makes probabilities of it, the raw
+    last step scales it to a fixed length, another fixed norm or range, or makes
+    probabilities or their logarithms of it, the raw
     embedding is what goes into that step; of a layer normalisation, what it scales;
     and where the model's output is its cosine with one vector for each class, what
     goes into that layer. Working on values and not on the graph finds a layer, a
@@ -45,8 +46,8 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
 
     Raises:
         ValueError: for several outputs of which none is named, an output that is
-            not (n, d), or an output of probabilities whose logits cannot be found,
-            unless ``embedding_layer`` names it.
+            not (n, d), or an output that is scaled or holds probabilities whose raw
+            vectors cannot be found, unless ``embedding_layer`` names it.
 
     Example:
 

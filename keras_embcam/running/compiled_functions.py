@@ -1,6 +1,7 @@
 """Functions of image batches, compiled once for a model and kept with the model."""
 
 import dataclasses
+import functools
 import threading
 import weakref
 from collections import OrderedDict
@@ -242,7 +243,7 @@ def _check_once(
             layers = flatten_layers(model, include_self=False)
             dtypes = {str(layer.compute_dtype) for layer in layers}
             warn_of_batch_mates(
-                lambda *given: compiled(*given, None),
+                functools.partial(compiled, activations=None),
                 inputs,
                 proxies,
                 values,
