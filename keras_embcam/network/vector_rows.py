@@ -9,10 +9,11 @@ TOLERANCE = 0.02
 
 # What a normalisation may make one beside the length, (n, d) -> (n,).
 NORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "sum of absolute values": lambda rows: np.linalg.norm(rows, 1, axis=1),
-    "largest absolute value": lambda rows: np.linalg.norm(rows, np.inf, axis=1),
+    "sum of absolute values": lambda rows: np.abs(rows).sum(axis=1),
+    "largest absolute value": lambda rows: np.abs(rows).max(axis=1),
     "largest value": lambda rows: rows.max(axis=1),
-    "3-norm": lambda rows: np.linalg.norm(rows, 3, axis=1),
+    # In float64, where cubes are numbers.
+    "3-norm": lambda rows: np.linalg.norm(rows.astype("float64"), 3, axis=1),
 }
 # Of numbers that agree by computation and not by chance.
 ROUNDING = 1e-5
@@ -88,7 +89,7 @@ def find_scale(rows: np.ndarray) -> str | None:
     is_alone = np.all(ordered[:, -2] < (1 - MARGIN) * ordered[:, -1])
     for name, measure in NORMS.items():
         found = measure(rows)
-        is_same = np.ptp(found) <= ROUNDING * np.abs(found).mean()
+        is_same = np.ptp(found) < ROUNDING * np.abs(found).mean()
         if is_same and (is_alone or "largest" not in name):
             return name
     return None
