@@ -1,8 +1,8 @@
 """explain_pair(): why two images are similar, on both sides."""
 
-import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -209,8 +209,7 @@ def explain_pair(
     ...     keras.layers.GlobalAveragePooling2D(),
     ...     keras.layers.Dense(4),
     ... ])
-    >>> random = np.random.default_rng(0)
-    >>> images_a, images_b = random.random((2, 1, 8, 8, 3))
+    >>> images_a, images_b = np.random.default_rng(0).random((2, 1, 8, 8, 3))
     >>> pair = explain_pair(model, images_a, images_b)
     >>> pair.heatmaps_a.shape, pair.correspondences.positions_a.shape
     ((1, 8, 8), (1, 10, 2))
@@ -241,7 +240,7 @@ def explain_pair(
     shares = [divide_by_length(x.values, x.embeddings) for x in sides]
     signed = [project(shares[0], units[1]), project(shares[1], units[0])]
     finish_a, finish_b = (
-        functools.partial(
+        partial(
             finish_maps,
             size=np.shape(find_images(x.images))[1:3] if resize else None,
             normalize=normalize,
@@ -249,9 +248,8 @@ def explain_pair(
         )
         for x in sides
     )
-    find = functools.partial(
-        find_correspondences, number=num_correspondences, fields=(a.field, b.field)
-    )
+    fields = a.field, b.field
+    find = partial(find_correspondences, number=num_correspondences, fields=fields)
     pairs = [(find(x), find(x, sign=-1)) for x in map(compare_positions, *shares)]
     correspondences, oppositions = zip(*pairs, strict=True)
     return PairExplanation(
@@ -270,7 +268,7 @@ def explain_pair(
         images_a=a.images,
         images_b=b.images,
         rows=a.rows,
-        fields=(a.field, b.field),
+        fields=fields,
     )
 
 
