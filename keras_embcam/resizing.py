@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 Tensor = Any
@@ -57,25 +58,28 @@ def _interpolation(
     num_given: Any, num_wanted: Any, ends: Field | None = None
 ) -> Tensor:
     """Return (num_wanted, num_given): the share of each given value in each new one."""
-    given = ops.cast(num_given, "float32")
-    wanted = ops.arange(num_wanted, dtype="float32")
+    # Of numbers a graph gets the result, in place of twenty operations that make it.
+    are_numbers = isinstance(num_given, int) and isinstance(num_wanted, int)
+    xp: Any = np if are_numbers else ops
+    given, length = (xp.array(x, dtype="float32") for x in (num_given, num_wanted))
+    wanted = xp.arange(num_wanted, dtype="float32")
     if ends is None:
-        centres = (wanted + 0.5) * (given / ops.cast(num_wanted, "float32")) - 0.5
+        centres = (wanted + 0.5) * (given / length) - 0.5
     else:
-        places = (wanted + 0.5) / ops.cast(num_wanted, "float32")
+        places = (wanted + 0.5) / length
         # From end to end of the map, and of what may be shown.
         shares, shown = (
             (places - first) / (last - first) for first, last in (ends[:2], ends[-2:])
         )
         centres = shares * given - 0.5
-    inner = ops.clip(centres, 0.0, given - 1)
-    distances = inner[:, None] - ops.arange(num_given, dtype="float32")
-    weights = ops.relu(1 - ops.abs(distances))
+    inner = xp.clip(centres, 0.0, given - 1)
+    distances = inner[:, None] - xp.arange(num_given, dtype="float32")
+    weights = xp.maximum(1 - xp.abs(distances), 0.0)
     if ends is not None:
-        is_shown = ops.logical_and(shown >= 0, shown <= 1)
-        weights = weights * ops.cast(is_shown, "float32")[:, None]
+        is_shown = xp.logical_and(shown >= 0, shown <= 1)
+        weights = xp.where(is_shown[:, None], weights, 0.0)
         if len(ends) > 2:
-            beyond = ops.abs(centres - inner)
+            beyond = xp.abs(centres - inner)
             weights = weights / (1 + DECAY * beyond)[:, None]
     return weights
 
