@@ -8,6 +8,8 @@ import pytest
 from keras import layers, ops
 
 from keras_embcam import embed, explain, explain_pair
+from keras_embcam.retrieval import head_functions
+from keras_embcam.running import batch_mates, details, one_batch
 
 IMAGES = np.random.default_rng(0).random((4, 8, 8, 3)).astype("float32")
 MESSAGE = "must depend on this image alone. In the first batch that of the last image"
@@ -46,6 +48,12 @@ def test_a_warning_once_a_model(name):
         embed(model, IMAGES)
 
 
+def test_a_pooling_head_of_a_single_image_is_explained():
+    """A function that reads it returns what looks like the embedding of one image."""
+    found = explain_pair(make(), IMAGES[:1], IMAGES[1:2])
+    np.testing.assert_allclose(found.signed_a.sum(), found.similarity[0], rtol=1e-4)
+
+
 def test_a_single_image_and_pairs():
     model = make(HEADS["random numbers of a seed"])
     with pytest.warns(UserWarning, match=MESSAGE):
@@ -62,3 +70,9 @@ def test_no_false_alarm(dtype, num_images):
         warnings.simplefilter("error")
         model = make(layers.BatchNormalization(dtype=dtype), dtype)
         explain(model, IMAGES[:num_images], target_class=1)
+
+
+def test_the_functions_that_are_checked_are_there():
+    modules = details, one_batch, head_functions
+    for name in batch_mates.PLACES:
+        assert any(callable(getattr(module, name, None)) for module in modules), name

@@ -7,6 +7,16 @@ from typing import Any
 import numpy as np
 from keras import tree
 
+# Where functions of batches return the embeddings of all images; others may return what
+# has the same shape.
+PLACES = {
+    "explain_in_detail": 0,
+    "explain_images": 0,
+    "embed_images": 0,
+    "embed_and_keep": 0,
+    "record_parts": 1,
+    "integrate_head": 1,
+}
 # Of the length of an embedding, well above rounding.
 TOLERANCE = 0.02
 TOLERANCE_HALF = 0.1

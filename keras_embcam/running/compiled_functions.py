@@ -18,7 +18,7 @@ from keras_embcam.method import Method
 from keras_embcam.network.noise_images import find_images
 from keras_embcam.network.pixel_range import warn_of_pixel_range
 from keras_embcam.network.view import ModelView
-from keras_embcam.running.batch_mates import warn_of_batch_mates
+from keras_embcam.running.batch_mates import PLACES, warn_of_batch_mates
 from keras_embcam.running.chosen_proxies import ProxyChooser
 from keras_embcam.running.image_batches import Batch, ImageSource
 from keras_embcam.running.replicas import has_replicas, share_out
@@ -77,7 +77,9 @@ def run_batches(
             proxies = chooser.choose(batch.start, size, batch.labels, width)
         found = compiled(inputs, proxies, batch.activations)
         if batch.activations is None and not callable(proxies):
-            _check_once(model, compiled, inputs, proxies, found)
+            place = PLACES.get(getattr(function, "__name__", ""))
+            if place is not None:
+                _check_once(model, compiled, inputs, proxies, found, place)
         if not num_images:
             pixels = compiled.view.images_of(inputs)
             front = compiled.view.fronts.at(tuple(pixels.shape[1:3]))
@@ -230,27 +232,24 @@ def _check_once(
     inputs: Any,
     proxies: np.ndarray | None,
     found: list[np.ndarray],
+    place: int,
 ) -> None:
     """Warn at the first batch of a model whose embeddings depend on other images."""
     kept = _kept[model]
     # Each replica may have statistics of its own.
     if kept.is_checked or has_replicas(model.distribute_strategy):
         return
-    shape = len(find_images(inputs)), compiled.view.embedding_width
-    for place, values in enumerate(found):
-        if values.shape == shape:
-            kept.is_checked = True
-            layers = flatten_layers(model, include_self=False)
-            dtypes = {str(layer.compute_dtype) for layer in layers}
-            warn_of_batch_mates(
-                functools.partial(compiled, activations=None),
-                inputs,
-                proxies,
-                values,
-                place,
-                not dtypes.isdisjoint(("float16", "bfloat16")),
-            )
-            return
+    kept.is_checked = True
+    layers = flatten_layers(model, include_self=False)
+    dtypes = {str(layer.compute_dtype) for layer in layers}
+    warn_of_batch_mates(
+        functools.partial(compiled, activations=None),
+        inputs,
+        proxies,
+        found[place],
+        place,
+        not dtypes.isdisjoint(("float16", "bfloat16")),
+    )
 
 
 def _get_compiled(
