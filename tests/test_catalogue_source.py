@@ -623,7 +623,7 @@ def test_a_file_that_cannot_be_opened_is_the_error_of_its_image(tmp_path) -> Non
             "must be a function at the top of a module.*lambda",
         ),
         ({"preprocessing_function": "resnet49"}, "or one of these names: .*'vgg16'"),
-        ({"bounding_box_format": "corners"}, "format. Supported formats: .*'xyxy'"),
+        ({"bounding_box_format": "corners"}, "must be one of .*'corners'. COCO"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
