@@ -241,7 +241,11 @@ def _explain_parts(
             fn_constructor_args=(source, settings),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=num_actors),
+            # One part at a time: one that ends the process takes those that wait there
+            # with it.
+            compute=ray.data.ActorPoolStrategy(
+                size=num_actors, max_tasks_in_flight_per_actor=1
+            ),
             num_cpus=1,
             num_gpus=num_gpus,
             # Ray's default is to retry for ever a part that kills its process.
