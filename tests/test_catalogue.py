@@ -127,10 +127,18 @@ def explained(model_path, photographs, tmp_path_factory) -> Path:
     killed, finished = [], {}
 
     def kill() -> None:
+        def started(path: Path) -> int:
+            return path.stat().st_mtime_ns
+
+        def latest() -> Path:
+            return max(PROCESSES.iterdir(), key=started)
+
         wait_for(lambda: find_parts(folder))
+        first = min(map(started, find_parts(folder)))
+        # In the middle of the next part: what it does is not finished.
+        wait_for(lambda: started(latest()) > first)
         finished.update(identify(find_parts(folder)))
-        # The younger one: what it does is not finished.
-        killed.append(max(PROCESSES.iterdir(), key=lambda x: x.stat().st_mtime_ns))
+        killed.append(latest())
         os.kill(int(killed[0].name), signal.SIGKILL)
 
     killer = threading.Thread(target=kill)

@@ -717,3 +717,13 @@ def test_what_normalises_is_no_candidate(network: Network) -> None:
     candidates = str(caught.value).split("Candidates:\n")[1].split("\n")
     assert candidates[0].split()[0] == "dense"
     assert not any("centre" in x for x in candidates)
+
+
+def test_a_number_of_another_input_is_no_scale() -> None:
+    """The largest of each embedding was an age, the same for all noise images."""
+    images, age = keras.Input((8, 8, 3)), keras.Input((1,))
+    maps = layers.Conv2D(3, 3, kernel_initializer=keras.initializers.HeNormal(seed=0))
+    pooled = layers.GlobalAveragePooling2D()(maps(images))
+    model = keras.Model([images, age], layers.Concatenate()([-ops.abs(pooled), age]))
+    given = [np.zeros((3, 8, 8, 3), "float32"), np.ones((3, 1), "float32")]
+    assert find_embedding(TrialRun(model, given)).description == "model's output"

@@ -32,12 +32,12 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
 
     The embedding is the model's output or what ``embedding_layer`` names. Where a
     last step scales it to a fixed length, another fixed norm or range, or makes
-    probabilities or their logarithms of it, the raw
-    embedding is what goes into that step; of a layer normalisation, what it scales;
-    and where the model's output is its cosine with one vector for each class, what
-    goes into that layer. Working on values and not on the graph finds a layer, a
-    Lambda, an operation of a Functional graph and the code of a subclassed model
-    alike, nested or not, also with a cast, a dropout or a scale factor behind it.
+    probabilities or their logarithms of it, the raw embedding is what goes into that
+    step; of a layer normalisation, what it scales; and where the model's output is its
+    cosine with one vector for each class, what goes into that layer. Working on
+    values and not on the graph finds a layer, a Lambda, an operation of a Functional
+    graph and the code of a subclassed model alike, nested or not, also with a cast, a
+    dropout or a scale factor behind it.
 
     Args:
         trial: of the model.
@@ -78,7 +78,10 @@ def find_embedding(trial: TrialRun, embedding_layer: Any = None) -> EmbeddingSou
     if is_softmax:
         return source
     found = _before_norms(trial, values, usable, source)
-    scale = None if is_named or found is not source else find_scale(values[usable])
+    rows = values[usable]
+    if len(tree.flatten(trial.probe)) > 1:  # other inputs are the same for all images
+        rows = rows[:, np.ptp(rows, axis=0) > 0]
+    scale = None if is_named or found is not source else find_scale(rows)
     if scale is not None:
         raise ValueError(
             f"The embedding ({source.description}) is scaled: its {scale} is the same "
