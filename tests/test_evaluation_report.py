@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_embcam.evaluation import Report, average_reports, join_reports
+from keras_embcam.evaluation.plots import draw_plots
 
 CURVE = {"x": [0.1, 0.2], "x_name": "threshold", "y": {"a": [0.5, 0.25]}}
 
@@ -195,3 +196,10 @@ def test_each_training_keeps_the_figures_of_its_images() -> None:
         ("m0.75", "tit", 0.75),
         ("m0.75", "wren", 0.75),
     ]
+
+
+def test_a_row_without_figures_is_not_drawn(tmp_path) -> None:
+    """Reports of the papers say "n/a" there, which ended the run at its end."""
+    rows = [{"method": "one", "heatmap_ratio_bbox": x} for x in ("n/a", np.nan, 0.5)]
+    assert draw_plots(rows, {}, tmp_path) == [tmp_path / "heatmap_ratio_bbox.png"]
+    assert draw_plots(rows[:2], {}, tmp_path) == []

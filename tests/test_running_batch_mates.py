@@ -76,3 +76,18 @@ def test_the_functions_that_are_checked_are_there():
     modules = details, one_batch, head_functions
     for name in batch_mates.PLACES:
         assert any(callable(getattr(module, name, None)) for module in modules), name
+
+
+@pytest.mark.parametrize("limit, num_rows", [(64, 2), (63, 1)])
+def test_a_single_large_image_is_not_doubled(monkeypatch, limit, num_rows) -> None:
+    """Two images took 1.6 times the memory of `predict` at 1200 x 1600 pixels."""
+    monkeypatch.setattr(batch_mates, "MAX_EAGER_PIXELS", limit)
+    given = []
+
+    def run(inputs, proxies):
+        given.append(len(inputs))
+        return [np.ones((len(inputs), 3))]
+
+    image = np.zeros((1, 8, 8, 3))
+    batch_mates.warn_of_batch_mates(run, image, None, np.ones((1, 3)), 0, False)
+    assert given == [num_rows]

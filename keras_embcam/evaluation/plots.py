@@ -48,7 +48,13 @@ def draw_plots(
         written.append(folder / f"{_file_name(title)}.png")
         figure.savefig(written[-1], dpi=120)
     for key in RATIOS:
-        shown = [x for x in rows if not np.isnan(x.get(key, np.nan))]
+        # A row that could not be measured says so in words, or is NaN.
+        values = [x.get(key, np.nan) for x in rows]
+        shown = [
+            row
+            for row, value in zip(rows, values, strict=True)
+            if not isinstance(value, str) and not np.isnan(value)
+        ]
         if shown:
             written.append(folder / f"{key}.png")
             _draw_ratios(Figure, shown, key, written[-1])

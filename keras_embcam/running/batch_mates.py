@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from keras import tree
 
+from keras_embcam.network.noise_images import find_images
+from keras_embcam.network.noise_runs import MAX_EAGER_PIXELS
+
 # Where functions of batches return the embeddings of all images; others may return what
 # has the same shape.
 PLACES = {
@@ -33,7 +36,8 @@ def warn_of_batch_mates(
     """Run the last image of a batch alone, and warn where its embedding differs.
 
     A single image is run together with itself: random numbers of a fixed seed differ
-    from row to row.
+    from row to row. A large one is run once more as it is, since two take twice the
+    memory.
 
     Args:
         run: what was made of the batch, for inputs and proxies.
@@ -46,7 +50,9 @@ def warn_of_batch_mates(
     if len(embeddings) > 1:
         first, others = embeddings[-1], (lambda x: x[-1:])
     else:
-        first, others = embeddings[0], (lambda x: np.repeat(x, 2, axis=0))
+        height, width = find_images(inputs).shape[1:3]
+        number = 2 if height * width <= MAX_EAGER_PIXELS else 1
+        first, others = embeddings[0], (lambda x: np.repeat(x, number, axis=0))
     again = run(
         tree.map_structure(others, inputs), None if proxies is None else others(proxies)
     )[place][-1]
