@@ -200,6 +200,9 @@ def test_each_training_keeps_the_figures_of_its_images() -> None:
 
 def test_a_row_without_figures_is_not_drawn(tmp_path) -> None:
     """Reports of the papers say "n/a" there, which ended the run at its end."""
-    rows = [{"method": "one", "heatmap_ratio_bbox": x} for x in ("n/a", np.nan, 0.5)]
+    rows = [
+        {"method": "one", "heatmap_ratio_bbox": x, "heatmap_ratio_bbox_uniform": 0.2}
+        for x in ("n/a", np.nan, 0.5)
+    ]
     assert draw_plots(rows, {}, tmp_path) == [tmp_path / "heatmap_ratio_bbox.png"]
     assert draw_plots(rows[:2], {}, tmp_path) == []
